@@ -1,0 +1,4 @@
+// Command tokenim runs and manages a TokenIM node.
+package main
+
+func main() {}
