@@ -1,0 +1,11 @@
+package client
+
+import "slices"
+
+// routes is the table of every operation, in the order of the specification's
+// chapters.
+func routes() []route {
+	return slices.Concat(
+		routesDiscovery(),
+	)
+}
