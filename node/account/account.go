@@ -1,11 +1,20 @@
 // Package account holds the local users: registration, login, devices, access
 // tokens, roles, registration tokens. It knows nothing of rooms.
+//
+// Everything lives in the store; the package keeps in memory only a bounded
+// cache of sessions, who was seen lately and the buckets of the login limits.
+// It starts no goroutine. Passwords are stored as argon2id, access tokens as
+// their SHA-256 (reliability B34, B35).
 package account
 
 import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/store"
@@ -25,6 +34,13 @@ var (
 	ErrLimited         = errors.New("too many attempts")
 )
 
+// Roles of users. The owner is the first administrator.
+const (
+	RoleOwner         = "owner"
+	RoleAdministrator = "administrator"
+	RoleUser          = "user"
+)
+
 // Config says how accounts behave.
 type Config struct {
 	Server event.Server
@@ -34,8 +50,22 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Accounts is the account service.
-type Accounts struct{}
+// Accounts is the account service. It is safe for concurrent use.
+type Accounts struct {
+	cfg   Config
+	store *store.Store
+	log   *slog.Logger
+	now   func() time.Time
+
+	hashing chan struct{} // one place per password being hashed
+	decoy   string        // a hash that no password has, for users that have none
+	limits  *loginLimits  // nil without limits
+
+	mu       sync.Mutex // guards what follows
+	sessions *simplelru.LRU[[32]byte, *session]
+	dropped  uint64                     // counts invalidations, see Authenticate
+	seen     map[event.UserID]time.Time // last request; pruned by Online
+}
 
 // Session is who a request speaks for.
 type Session struct {
@@ -45,60 +75,102 @@ type Session struct {
 }
 
 // Admin reports whether the session may use the administrator's API.
-func (s Session) Admin() bool { return s.Role == "owner" || s.Role == "administrator" }
+func (s Session) Admin() bool { return s.Role == RoleOwner || s.Role == RoleAdministrator }
 
 // New makes the service.
-func New(cfg Config) *Accounts { panic("stub") }
-
-// FirstToken returns the one-time registration token for the first
-// administrator, making it if there is neither a user nor a token; "" once
-// there is a user.
-func (a *Accounts) FirstToken(ctx context.Context) (string, error) { panic("stub") }
-
-// Authenticate finds the session of an access token; ErrUnknownToken. ip is
-// remembered for the device.
-func (a *Accounts) Authenticate(ctx context.Context, token, ip string) (Session, error) {
-	panic("stub")
+func New(cfg Config) *Accounts {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	sessions, err := simplelru.NewLRU[[32]byte, *session](maxSessions, nil)
+	if err != nil {
+		panic(err) // only for a size below one
+	}
+	a := &Accounts{
+		cfg: cfg, store: cfg.Store, log: cfg.Logger, now: time.Now,
+		hashing:  make(chan struct{}, maxHashing),
+		decoy:    decoyHash(),
+		sessions: sessions,
+		seen:     map[event.UserID]time.Time{},
+	}
+	if cfg.Limits {
+		a.limits = newLoginLimits()
+	}
+	return a
 }
 
-// NewUser describes an account to be made.
-type NewUser struct {
-	Localpart   string // empty: one is made up
-	Password    string // empty: no password login
-	Role        string // empty: "user"
-	RegToken    string // registration token that is used up by it; its owner flag sets Role
-	DisplayName string
-}
-
-// CheckUsername validates a localpart for a new account and that it is free.
-func (a *Accounts) CheckUsername(localpart string) (event.UserID, error) { panic("stub") }
-
-// Create makes an account.
-func (a *Accounts) Create(ctx context.Context, u NewUser) (event.UserID, error) { panic("stub") }
-
-// Login is a new session.
-type Login struct {
-	User   event.UserID
-	Device string
-	Token  string // access token, shown once
-}
-
-// CheckPassword verifies a password in equal time for unknown users;
-// ErrCredentials, ErrDeactivated, ErrLimited.
-func (a *Accounts) CheckPassword(ctx context.Context, user event.UserID, password, ip string) error {
-	panic("stub")
-}
-
-// OpenSession makes a device with a token, or gives an existing device a new one.
-func (a *Accounts) OpenSession(ctx context.Context, user event.UserID, device, displayName string) (Login, error) {
-	panic("stub")
-}
-
-// Logout ends a session; LogoutAll every session of a user.
-func (a *Accounts) Logout(ctx context.Context, s Session) error { panic("stub") }
-
-// LogoutAll ends every session of a user.
-func (a *Accounts) LogoutAll(ctx context.Context, user event.UserID) error { panic("stub") }
+// onlineFor is how long after a request a user counts as online.
+const onlineFor = 5 * time.Minute
 
 // Online counts users seen within the last five minutes.
-func (a *Accounts) Online() int { panic("stub") }
+func (a *Accounts) Online() int {
+	since := a.now().Add(-onlineFor)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for u, at := range a.seen {
+		if at.Before(since) {
+			delete(a.seen, u)
+		}
+	}
+	return len(a.seen)
+}
+
+// User returns a local account; store.ErrNotFound.
+func (a *Accounts) User(id event.UserID) (u *store.User, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		u, err = tx.User(id)
+		return err
+	})
+	return u, err
+}
+
+// SetPassword changes the password of an account. ErrWeakPassword.
+func (a *Accounts) SetPassword(ctx context.Context, id event.UserID, password string) error {
+	hash, err := a.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return a.store.Update(ctx, func(tx *store.Tx) error {
+		u, err := tx.User(id)
+		if err != nil {
+			return err
+		}
+		if u.Deactivated {
+			return ErrDeactivated
+		}
+		u.PasswordHash = hash
+		return tx.PutUser(u)
+	})
+}
+
+// Deactivate ends an account for good: no login, no session, no profile. Its
+// name stays taken. With erase the account data is emptied too.
+func (a *Accounts) Deactivate(ctx context.Context, id event.UserID, erase bool) error {
+	var hashes [][32]byte
+	err := a.store.Update(ctx, func(tx *store.Tx) error {
+		hashes = hashes[:0]
+		u, err := tx.User(id)
+		if err != nil {
+			return err
+		}
+		u.Deactivated, u.PasswordHash, u.Role, u.Profile = true, "", RoleUser, nil
+		if err := tx.PutUser(u); err != nil {
+			return err
+		}
+		if hashes, err = deleteDevices(tx, id, func(string) bool { return true }); err != nil || !erase {
+			return err
+		}
+		data, err := tx.AllAccountData(id, 0)
+		if err != nil {
+			return err
+		}
+		for _, d := range data {
+			if err := tx.PutAccountData(id, store.AccountData{Room: d.Room, Type: d.Type, Content: []byte("{}")}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	a.drop(hashes...)
+	return err
+}
