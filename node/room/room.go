@@ -1,8 +1,8 @@
 package room
 
 import (
-	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/tokenim/tokenim/node/event"
 )
@@ -22,6 +22,11 @@ func (e *RuleError) Error() string { return e.Reason + " (rule " + e.Rule + ")" 
 
 // Unwrap returns ErrForbidden.
 func (e *RuleError) Unwrap() error { return ErrForbidden }
+
+// refuse makes a RuleError.
+func refuse(rule, format string, args ...any) error {
+	return &RuleError{Rule: rule, Reason: fmt.Sprintf(format, args...)}
+}
 
 // Key names a place in the state of a room.
 type Key struct{ Type, StateKey string }
@@ -45,10 +50,6 @@ type Found struct {
 // the snapshots name and all their auth events.
 type Lookup func(event.ID) (Found, error)
 
-// Resolve is state resolution v2.1 (room version 12, State resolution). The
-// result does not depend on the order of forks. One fork is returned as it is.
-func Resolve(create *event.Event, forks []Snapshot, get Lookup) (Snapshot, error) { panic("stub") }
-
 // Verdict is what a node decided about an event.
 type Verdict int
 
@@ -69,62 +70,88 @@ type Input struct {
 
 // Judge applies the checks on receipt of a PDU 4, 5 and 6. The error of
 // SoftFailed and Rejected is a *RuleError; any other error is a failure to
-// decide. Signatures were checked before (event.Event.Signers).
-func Judge(e *event.Event, in Input) (Verdict, error) { panic("stub") }
-
-// Authorize applies rules 1 and 4 to 11 to e against st.
-func Authorize(e *event.Event, create *event.Event, st State) error { panic("stub") }
-
-// AuthKeys returns the places whose events must be the auth_events of an event
-// (Server-Server API, Auth events selection, for room version 12).
-func AuthKeys(typ string, stateKey *string, sender event.UserID, content json.RawMessage) []Key {
-	panic("stub")
+// decide. Signatures were checked before (event.Event.Signers): that a required
+// one is missing says something about the copy, not about the event, because
+// the id does not cover signatures (protocol C12.1).
+func Judge(e *event.Event, in Input) (Verdict, error) {
+	if e.Type == "m.room.create" {
+		return verdict(Rejected, checkCreate(e))
+	}
+	// Rule 2. The room id is not that of an accepted m.room.create event.
+	if in.Create == nil || in.Create.Type != "m.room.create" || in.Create.ID() != e.Room.Create() {
+		return Rejected, refuse("2", "%s is not the id of a known group", e.Room)
+	}
+	if in.Before == nil {
+		return Rejected, errors.New("the state before the event is not given")
+	}
+	rules := newRules(in.Create)
+	c := claimOf(e)
+	// Check 4: the auth events as such (rule 3), then as a state.
+	if err := checkAuthEvents(&c, in.Auth); err != nil {
+		return verdict(Rejected, err)
+	}
+	auth := facts{}
+	for i, k := range c.keys() {
+		for _, a := range in.Auth {
+			if a.Is(k.Type, k.StateKey) {
+				auth[i] = a.Event
+			}
+		}
+	}
+	if err := rules.check(&c, &auth); err != nil {
+		return verdict(Rejected, err)
+	}
+	// Check 5: the state before the event.
+	before, err := factsOf(&c, in.Before)
+	if err != nil {
+		return Rejected, fmt.Errorf("state before %s: %w", e.ID(), err)
+	}
+	if !before.same(&auth) {
+		if err := rules.check(&c, &before); err != nil {
+			return verdict(Rejected, err)
+		}
+	}
+	// Check 6: the current state.
+	if in.Current == nil {
+		return Accepted, nil
+	}
+	current, err := factsOf(&c, in.Current)
+	if err != nil {
+		return Rejected, fmt.Errorf("current state of %s: %w", e.Room, err)
+	}
+	if !current.same(&before) && !current.same(&auth) {
+		if err := rules.check(&c, &current); err != nil {
+			return verdict(SoftFailed, err)
+		}
+	}
+	return Accepted, nil
 }
 
-// Room is what a node needs to add an event to a room.
-type Room struct {
-	ID    event.RoomID
-	Heads []event.ID // forward extremities
-	Depth int64      // largest depth among Heads
+// verdict is v if err is nil or a refusal. What is undecided counts as rejected
+// for those who forget to look at the error.
+func verdict(v Verdict, err error) (Verdict, error) {
+	if err == nil {
+		return Accepted, nil
+	}
+	if !errors.Is(err, ErrForbidden) {
+		return Rejected, err
+	}
+	return v, err
 }
 
-// Draft completes what a user wants to send: prev_events (at most 10, protocol
-// C4.1), auth_events from st, depth. now is in milliseconds.
-func (r Room) Draft(st State, sender event.UserID, typ string, stateKey *string, content json.RawMessage, now int64) (event.Body, error) {
-	panic("stub")
+// Authorize applies rules 1 and 4 to 11 to e against st. A refusal is a
+// *RuleError; any other error is a failure to decide.
+func Authorize(e *event.Event, create *event.Event, st State) error {
+	if e.Type == "m.room.create" {
+		return checkCreate(e)
+	}
+	if create == nil {
+		return errors.New("a room without create event")
+	}
+	c := claimOf(e)
+	f, err := factsOf(&c, st)
+	if err != nil {
+		return err
+	}
+	return newRules(create).check(&c, &f)
 }
-
-// CreatorPower is the power level of room creators, above every integer that
-// power levels can hold (room version 12).
-const CreatorPower int64 = 1 << 53
-
-// Levels answers questions about power levels.
-type Levels struct{ levels }
-
-type levels struct{}
-
-// LevelsOf reads the power levels of st; create gives the creators.
-func LevelsOf(create *event.Event, st State) (Levels, error) { panic("stub") }
-
-// User returns the power level of a user, CreatorPower for creators.
-func (l Levels) User(u event.UserID) int64 { panic("stub") }
-
-// Event returns the level that sending an event of the type takes.
-func (l Levels) Event(typ string, isState bool) int64 { panic("stub") }
-
-// Action returns the level for "ban", "kick", "invite", "redact", "users_default",
-// "events_default" and "state_default".
-func (l Levels) Action(name string) int64 { panic("stub") }
-
-// Notification returns the level for notifications.<key>, 50 unless set.
-func (l Levels) Notification(key string) int64 { panic("stub") }
-
-// CanRedact reports whether a redaction by redactor takes effect on target
-// (room version 3 and later, Handling redactions).
-func CanRedact(l Levels, redactor event.UserID, target *event.Event) bool { panic("stub") }
-
-// Visible reports whether a user sees an event (Client-Server API, Room history
-// visibility): visibility and membership are those of the state at the event
-// (for events that change them, the more permissive of before and after), and
-// joinedLater says that the user joined at some point after the event.
-func Visible(visibility, membership string, joinedLater bool) bool { panic("stub") }
