@@ -128,20 +128,19 @@ func authKeys(list *[maxAuth]Key, typ string, stateKey *string, sender event.Use
 	return n
 }
 
-// checkCreate is rule 1 and the shape without which a create event makes no room.
+// checkCreate is rule 1. Beyond it, a create event must be at the place where
+// everybody looks for it, or the room would have none in its state.
 func checkCreate(e *event.Event) error {
 	if e.StateKey == nil || *e.StateKey != "" {
 		return refuse("1", "a create event is a state event with an empty state key")
-	}
-	if e.Room != e.ID().Room() {
-		return refuse("1", "the id of a group is that of its create event")
 	}
 	// Rule 1.1. It has prev_events.
 	if len(e.Prev) > 0 {
 		return refuse("1.1", "a create event is the first event of its group")
 	}
-	// Rule 1.2. It has a room_id.
-	if property(e.JSON(), "room_id") != nil {
+	// Rule 1.2. It has a room_id. (event.Parse refuses the bytes, and fills the
+	// field from the id.)
+	if e.Room != e.ID().Room() {
 		return refuse("1.2", "a create event names no group: its own id does")
 	}
 	// Rule 1.3. content.room_version is present and not recognised.
