@@ -58,8 +58,8 @@ type HTTPConfig struct {
 // P2PConfig says where other nodes connect.
 type P2PConfig struct {
 	// Addresses that other nodes connect to, each HOST:PORT (QUIC and TCP)
-	// or a multiaddress such as /ip4/0.0.0.0/udp/7420/quic-v1. Empty: the
-	// default port on all addresses, or the next free one, which is kept.
+	// or a multiaddress such as /ip4/0.0.0.0/udp/8465/quic-v1. Empty:
+	// port 8465 on all addresses, or the next free one, which is then kept.
 	Listen []string `yaml:"listen"`
 
 	// Addresses that other nodes are told instead of those of the network
@@ -124,7 +124,7 @@ func defaultConfig() Config {
 // there.
 const (
 	configFile  = "config.yaml"        // the configuration unless --config names another file
-	storeDir    = "store"              // package store
+	storeDir    = "db"                 // package store
 	peersDir    = "peers"              // links of pinned peers
 	tokenFile   = "registration-token" // one-time token of the first administrator, until it is used
 	controlFile = "control.sock"       // socket for commands beside a running node

@@ -75,7 +75,9 @@ func (p *configPrinter) section(prefix, indent string, v reflect.Value) {
 		f := v.Type().Field(i)
 		name := f.Tag.Get("yaml")
 		key := prefix + name
-		p.out.WriteString("\n")
+		if i > 0 || prefix == "" {
+			p.out.WriteString("\n")
+		}
 		p.doc(indent, p.docs[v.Type().Name()+"."+f.Name])
 		if f.Type.Kind() == reflect.Struct {
 			fmt.Fprintf(&p.out, "%s%s%s:\n", p.off(key), indent, name)

@@ -72,9 +72,26 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see `%s --help`", err, cmd.CommandPath())}
 	})
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(serveCommand(), demoCommand(), initCommand(), idCommand(), linkCommand(), peerCommand(),
 		userCommand(), configCommand(), checkCommand(), versionCommand())
 	return root
+}
+
+// helpCommand explains a command. Unlike cobra's own it does not succeed for
+// commands that do not exist.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageError{fmt.Errorf("unknown command %q: see `%s --help`", strings.Join(args, " "), cmd.Root().Name())}
+			}
+			return found.Help()
+		},
+	}
 }
 
 // onlyCommands refuses the arguments of a command that has only commands below it.
