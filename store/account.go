@@ -2,6 +2,8 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 
 	"github.com/tokenim/tokenim/node/event"
 )
@@ -55,122 +57,197 @@ type AccountData struct {
 	Position Position
 }
 
+// getJSON reads a row that is kept as JSON.
+func (tx *Tx) getJSON(key []byte, into any) error {
+	v, err := tx.get(key)
+	if err != nil {
+		return err
+	}
+	return decodeJSON(v, into)
+}
+
+func decodeJSON(v []byte, into any) error {
+	if err := json.Unmarshal(v, into); err != nil {
+		return fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	return nil
+}
+
+func (tx *Tx) setJSON(key []byte, from any) error {
+	v, err := json.Marshal(from)
+	if err != nil {
+		return err
+	}
+	return tx.set(key, v)
+}
+
 // User returns an account, or ErrNotFound.
-func (tx *Tx) User(id event.UserID) (*User, error) { panic("stub") }
+func (tx *Tx) User(id event.UserID) (*User, error) {
+	u := &User{}
+	if err := tx.getJSON(keyText(kindUser, string(id)), u); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
 
 // PutUser writes an account.
-func (tx *Tx) PutUser(u *User) error { panic("stub") }
+func (tx *Tx) PutUser(u *User) error {
+	old, err := tx.User(u.ID)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	was, is := err == nil && !old.Deactivated, !u.Deactivated
+	if was != is {
+		t, err := tx.changeTotals()
+		if err != nil {
+			return err
+		}
+		if is {
+			t.counts.Users++
+		} else {
+			t.counts.Users--
+		}
+	}
+	return tx.setJSON(keyText(kindUser, string(u.ID)), u)
+}
 
 // Users returns accounts in the order of their ids, after one, at most limit.
-func (tx *Tx) Users(after event.UserID, limit int) ([]*User, error) { panic("stub") }
+func (tx *Tx) Users(after event.UserID, limit int) ([]*User, error) {
+	var users []*User
+	err := tx.each(key0(kindUser), keyText(kindUser, string(after)), func(k, v []byte) error {
+		if string(k[1:]) == string(after) {
+			return nil
+		}
+		if len(users) >= limit {
+			return errStop
+		}
+		u := &User{}
+		users = append(users, u)
+		return decodeJSON(v, u)
+	})
+	return users, err
+}
 
 // CountUsers returns the number of accounts that are not deactivated.
-func (tx *Tx) CountUsers() (int, error) { panic("stub") }
+func (tx *Tx) CountUsers() (int, error) {
+	c, err := tx.Counts()
+	return c.Users, err
+}
 
 // Device returns a device, or ErrNotFound.
-func (tx *Tx) Device(u event.UserID, id string) (*Device, error) { panic("stub") }
+func (tx *Tx) Device(u event.UserID, id string) (*Device, error) {
+	d := &Device{}
+	if err := tx.getJSON(keyDevice(u, id), d); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
 
 // DeviceByToken finds the device of an access token by its SHA-256, or ErrNotFound.
-func (tx *Tx) DeviceByToken(hash [32]byte) (*Device, error) { panic("stub") }
+func (tx *Tx) DeviceByToken(token [32]byte) (*Device, error) {
+	v, err := tx.get(keyHash(kindToken, token))
+	if err != nil {
+		return nil, err
+	}
+	d := decoder{b: v}
+	u, id := d.text(), d.text()
+	if err := d.end("token"); err != nil {
+		return nil, err
+	}
+	return tx.Device(event.UserID(u), id)
+}
 
 // PutDevice writes a device and its token index (an older token of it dies).
-func (tx *Tx) PutDevice(d *Device) error { panic("stub") }
+func (tx *Tx) PutDevice(d *Device) error {
+	old, err := tx.Device(d.User, d.ID)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if err == nil && old.Token == d.Token {
+		return tx.setJSON(keyDevice(d.User, d.ID), d)
+	}
+	if err == nil {
+		if err := tx.delete(keyHash(kindToken, old.Token)); err != nil {
+			return err
+		}
+	}
+	var e encoder
+	e.text(string(d.User))
+	e.text(d.ID)
+	if err := tx.set(keyHash(kindToken, d.Token), e.b); err != nil {
+		return err
+	}
+	return tx.setJSON(keyDevice(d.User, d.ID), d)
+}
 
 // DeleteDevice removes a device, its token and its transaction ids.
-func (tx *Tx) DeleteDevice(u event.UserID, id string) error { panic("stub") }
+func (tx *Tx) DeleteDevice(u event.UserID, id string) error {
+	d, err := tx.Device(u, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, kind := range []byte{kindTxn, kindTxnOf} {
+		if err := tx.deleteAll(keyTxns(kind, u, id)); err != nil {
+			return err
+		}
+	}
+	if err := tx.delete(keyHash(kindToken, d.Token)); err != nil {
+		return err
+	}
+	return tx.delete(keyDevice(u, id))
+}
+
+// deleteAll removes the rows with a prefix, however many there are.
+func (tx *Tx) deleteAll(prefix []byte) error {
+	if tx.own == nil {
+		return errReadOnly
+	}
+	return tx.each(prefix, nil, func(k, _ []byte) error {
+		tx.own.put(string(k), write{early: true})
+		return nil
+	})
+}
 
 // Devices returns the devices of a user.
-func (tx *Tx) Devices(u event.UserID) ([]*Device, error) { panic("stub") }
+func (tx *Tx) Devices(u event.UserID) ([]*Device, error) {
+	var devices []*Device
+	err := tx.each(keyDevice(u, ""), nil, func(_, v []byte) error {
+		d := &Device{}
+		devices = append(devices, d)
+		return decodeJSON(v, d)
+	})
+	return devices, err
+}
 
 // RegistrationToken returns a token, or ErrNotFound.
-func (tx *Tx) RegistrationToken(token string) (*RegistrationToken, error) { panic("stub") }
+func (tx *Tx) RegistrationToken(token string) (*RegistrationToken, error) {
+	t := &RegistrationToken{}
+	if err := tx.getJSON(keyText(kindRegToken, token), t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
 
 // RegistrationTokens returns all tokens.
-func (tx *Tx) RegistrationTokens() ([]*RegistrationToken, error) { panic("stub") }
+func (tx *Tx) RegistrationTokens() ([]*RegistrationToken, error) {
+	var tokens []*RegistrationToken
+	err := tx.each(key0(kindRegToken), nil, func(_, v []byte) error {
+		t := &RegistrationToken{}
+		tokens = append(tokens, t)
+		return decodeJSON(v, t)
+	})
+	return tokens, err
+}
 
 // PutRegistrationToken writes a token.
-func (tx *Tx) PutRegistrationToken(t *RegistrationToken) error { panic("stub") }
+func (tx *Tx) PutRegistrationToken(t *RegistrationToken) error {
+	return tx.setJSON(keyText(kindRegToken, t.Token), t)
+}
 
 // DeleteRegistrationToken removes a token.
-func (tx *Tx) DeleteRegistrationToken(token string) error { panic("stub") }
-
-// AccountData returns an entry, or ErrNotFound. room is empty for global data.
-func (tx *Tx) AccountData(u event.UserID, r event.RoomID, typ string) (*AccountData, error) {
-	panic("stub")
+func (tx *Tx) DeleteRegistrationToken(token string) error {
+	return tx.delete(keyText(kindRegToken, token))
 }
-
-// PutAccountData writes an entry with a new position.
-func (tx *Tx) PutAccountData(u event.UserID, d AccountData) error { panic("stub") }
-
-// AllAccountData returns the entries of a user with a position after, in the
-// order of room and type.
-func (tx *Tx) AllAccountData(u event.UserID, after Position) ([]AccountData, error) { panic("stub") }
-
-// Filter returns a stored filter, or ErrNotFound.
-func (tx *Tx) Filter(u event.UserID, id string) (json.RawMessage, error) { panic("stub") }
-
-// PutFilter stores a filter and returns its id; equal filters share one.
-func (tx *Tx) PutFilter(u event.UserID, f json.RawMessage) (string, error) { panic("stub") }
-
-// Txn returns the event that a device sent under a transaction id, or ErrNotFound.
-// scope separates endpoints ("send", "redact").
-func (tx *Tx) Txn(u event.UserID, device, scope, txn string) (event.ID, error) { panic("stub") }
-
-// PutTxn remembers a transaction id.
-func (tx *Tx) PutTxn(u event.UserID, device, scope, txn string, id event.ID) error { panic("stub") }
-
-// TxnOf returns the transaction id under which this device sent the event, or "".
-func (tx *Tx) TxnOf(u event.UserID, device string, id event.ID) (string, error) { panic("stub") }
-
-// PutReceipt writes a receipt with a new position, replacing the user's earlier
-// one of the same type and thread.
-func (tx *Tx) PutReceipt(r Receipt) error { panic("stub") }
-
-// Receipts returns the receipts of a room with a position after.
-func (tx *Tx) Receipts(r event.RoomID, after Position) ([]Receipt, error) { panic("stub") }
-
-// Alias returns the room of a local alias and who made it, or ErrNotFound.
-func (tx *Tx) Alias(alias string) (event.RoomID, event.UserID, error) { panic("stub") }
-
-// PutAlias writes a local alias.
-func (tx *Tx) PutAlias(alias string, r event.RoomID, by event.UserID) error { panic("stub") }
-
-// DeleteAlias removes a local alias.
-func (tx *Tx) DeleteAlias(alias string) error { panic("stub") }
-
-// Aliases returns the local aliases of a room.
-func (tx *Tx) Aliases(r event.RoomID) ([]string, error) { panic("stub") }
-
-// SetPublished puts a room in the public room directory or takes it out.
-func (tx *Tx) SetPublished(r event.RoomID, on bool) error { panic("stub") }
-
-// Published returns the rooms of the public room directory.
-func (tx *Tx) Published() ([]event.RoomID, error) { panic("stub") }
-
-// Cursor returns a reader's saved position, 0 if none.
-func (tx *Tx) Cursor(name string) (Position, error) { panic("stub") }
-
-// SetCursor saves a reader's position.
-func (tx *Tx) SetCursor(name string, p Position) error { panic("stub") }
-
-// ServerRecord returns the newest signed record of a server as it was received,
-// or ErrNotFound.
-func (tx *Tx) ServerRecord(s event.Server) ([]byte, error) { panic("stub") }
-
-// PutServerRecord keeps a verified record.
-func (tx *Tx) PutServerRecord(s event.Server, raw []byte) error { panic("stub") }
-
-// ServerRecords returns all kept records.
-func (tx *Tx) ServerRecords() (map[event.Server][]byte, error) { panic("stub") }
-
-// Counts are totals kept as they change.
-type Counts struct {
-	Users        int   // accounts not deactivated
-	LocalEvents  int64 // accepted events made by this node
-	RemoteEvents int64 // accepted events of others
-	Rooms        int   // rooms held here
-	Federated    int   // of these, with joined users of other servers
-}
-
-// Counts returns the totals.
-func (tx *Tx) Counts() (Counts, error) { panic("stub") }

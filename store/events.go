@@ -1,7 +1,9 @@
 package store
 
 import (
-	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/node/room"
@@ -33,6 +35,174 @@ type Stored struct {
 	Local      bool     // created by this node
 }
 
+// vertex is what the store knows of an event besides its bytes. Walks through
+// the graph read only this.
+type vertex struct {
+	status     Status
+	local      bool
+	redacted   bool // the stored bytes are the redacted form
+	horizon    bool // prev events may be missing
+	membership byte // of an m.room.member event, see membershipNames
+	position   Position
+	depth      int64
+	before     StateID
+	after      StateID
+	room       hash
+	redactedBy hash
+	prevs      []hash
+}
+
+func (v *vertex) encode() []byte {
+	e := encoder{b: make([]byte, 0, 72+32*(len(v.prevs)+1))}
+	e.byte(byte(v.status))
+	var flags byte
+	for i, set := range []bool{v.local, v.redacted, v.horizon} {
+		if set {
+			flags |= 1 << i
+		}
+	}
+	e.byte(flags)
+	e.byte(v.membership)
+	e.number(uint64(v.position))
+	e.number(uint64(v.depth))
+	e.number(uint64(v.before))
+	e.number(uint64(v.after))
+	e.hash(v.room)
+	e.bool(v.redactedBy != none)
+	if v.redactedBy != none {
+		e.hash(v.redactedBy)
+	}
+	e.hashes(v.prevs)
+	return e.b
+}
+
+func decodeVertex(b []byte) (*vertex, error) {
+	d := decoder{b: b}
+	v := &vertex{status: Status(d.byte())}
+	flags := d.byte()
+	v.local, v.redacted, v.horizon = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	v.membership = d.byte()
+	v.position = Position(d.number())
+	v.depth = int64(d.number())
+	v.before, v.after = StateID(d.number()), StateID(d.number())
+	v.room = d.hash()
+	if d.bool() {
+		v.redactedBy = d.hash()
+	}
+	v.prevs = d.hashes()
+	return v, d.end("event")
+}
+
+// vertex returns the row of an event in any status, or ErrNotFound.
+func (tx *Tx) vertex(h hash) (*vertex, error) {
+	b, err := tx.get(keyHash(kindNode, h))
+	if err != nil {
+		return nil, err
+	}
+	return decodeVertex(b)
+}
+
+// inGraph returns the row of an event of the graph, or ErrNotFound.
+func (tx *Tx) inGraph(id event.ID) (hash, *vertex, error) {
+	h, ok := eventHash(id)
+	if !ok {
+		return h, nil, ErrNotFound
+	}
+	v, err := tx.vertex(h)
+	if err == nil && v.status == Outlier {
+		err = ErrNotFound
+	}
+	return h, v, err
+}
+
+func (tx *Tx) setVertex(h hash, v *vertex) error {
+	return tx.put(keyHash(kindNode, h), v.encode(), v.status == Outlier)
+}
+
+// event returns the bytes of a known event, parsed.
+func (tx *Tx) event(h hash) (*event.Event, error) {
+	if e, ok := tx.s.events.get(h); ok && !tx.stale[h] {
+		return e, nil
+	}
+	v, err := tx.vertex(h)
+	if err != nil {
+		return nil, err
+	}
+	return tx.body(h, v)
+}
+
+func (tx *Tx) body(h hash, v *vertex) (*event.Event, error) {
+	if e, ok := tx.s.events.get(h); ok && !tx.stale[h] {
+		return e, nil
+	}
+	raw, err := tx.get(keyHash(kindBody, h))
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("%w: event %s has no bytes", errCorrupt, h.event())
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, err := event.Load(h.event(), raw, v.redacted)
+	if err != nil {
+		return nil, fmt.Errorf("%w: event %s: %w", errCorrupt, h.event(), err)
+	}
+	if !tx.stale[h] {
+		tx.s.events.keep(h, e, tx.epoch)
+	}
+	return e, nil
+}
+
+func (tx *Tx) stored(h hash, v *vertex) (*Stored, error) {
+	e, err := tx.body(h, v)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stored{
+		Event: e, Status: v.status, Position: v.position, Depth: v.depth,
+		Before: v.before, After: v.after, Local: v.local,
+	}
+	if v.redactedBy != none {
+		s.RedactedBy = v.redactedBy.event()
+	}
+	return s, nil
+}
+
+// Event returns an event in any status, or ErrNotFound.
+func (tx *Tx) Event(id event.ID) (*Stored, error) {
+	h, ok := eventHash(id)
+	if !ok {
+		return nil, ErrNotFound
+	}
+	v, err := tx.vertex(h)
+	if err != nil {
+		return nil, err
+	}
+	return tx.stored(h, v)
+}
+
+// Has reports whether the event is in the graph (known and no outlier).
+func (tx *Tx) Has(id event.ID) (bool, error) {
+	_, _, err := tx.inGraph(id)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Lookup is Event as state resolution wants it (room.Lookup).
+func (tx *Tx) Lookup(id event.ID) (room.Found, error) {
+	h, ok := eventHash(id)
+	if !ok {
+		return room.Found{}, ErrNotFound
+	}
+	v, err := tx.vertex(h)
+	if err != nil {
+		return room.Found{}, fmt.Errorf("event %s: %w", id, err)
+	}
+	e, err := tx.body(h, v)
+	return room.Found{Event: e, Rejected: v.status == Rejected}, err
+}
+
 // Room is what the store knows of a room of which it holds the graph.
 type Room struct {
 	ID      event.RoomID
@@ -40,97 +210,111 @@ type Room struct {
 	Leaves  []event.ID // sync leaves L(R), sorted: soft-failed events included
 	Depth   int64      // largest counted depth of Heads
 	State   StateID    // current state: resolution over Heads
-	Last    Position   // position of the newest thing clients are shown
+	Last    Position   // position of the newest thing clients are shown: an event or a receipt
 	Joined  int        // joined members in the current state
 	Invited int
 	Events  int64 // accepted events
 }
 
-// Membership is a local user's place in a room, kept for rooms known only by an
-// invite too.
-type Membership struct {
-	Room       event.RoomID
-	User       event.UserID
-	Membership string // join, invite, leave, ban, knock
-	Event      event.ID
-	Sender     event.UserID
-	Position   Position        // of the last change
-	Forgotten  bool            // hidden from the user (POST forget)
-	Stripped   json.RawMessage // invite_state: array of stripped state events, for invites and knocks
-	Raw        json.RawMessage // the member event itself when the room's graph is not held here
+// head is a forward extremity with what is needed of it often.
+type head struct {
+	id    hash
+	after StateID
+	depth int64
 }
 
-// Apply adds a judged event to the graph: rows, next position, extremities,
-// current state, membership indexes, redactions in effect. before is the state
-// before it. All prev_events must be there (ErrNotFound), unless horizon says
-// that the event's past is not held here (a join, protocol C12.2). Applying an
-// event again changes nothing and returns what is stored.
-func (tx *Tx) Apply(e *event.Event, v room.Verdict, before *State, o ApplyOptions) (*Stored, error) {
-	panic("stub")
+// roomRow is the row of a room.
+type roomRow struct {
+	heads       []head
+	leaves      []hash
+	state       StateID
+	last        Position
+	joined      int
+	invited     int
+	localJoined int // of joined, the users of this server
+	events      int64
+	gaps        int // references to prev events that were not there (kindGap)
 }
 
-// ApplyOptions qualify Apply.
-type ApplyOptions struct {
-	Local   bool // made by this node: the publisher hands it to the network
-	Horizon bool // prev_events may be missing
+func (r *roomRow) encode() []byte {
+	e := encoder{b: make([]byte, 0, 32+44*len(r.heads)+32*len(r.leaves))}
+	e.number(uint64(len(r.heads)))
+	for _, h := range r.heads {
+		e.hash(h.id)
+		e.number(uint64(h.after))
+		e.number(uint64(h.depth))
+	}
+	e.hashes(r.leaves)
+	e.number(uint64(r.state))
+	e.number(uint64(r.last))
+	for _, n := range []int{r.joined, r.invited, r.localJoined} {
+		e.number(uint64(n))
+	}
+	e.number(uint64(r.events))
+	e.number(uint64(r.gaps))
+	return e.b
 }
 
-// PutOutlier keeps an event that passed its auth events but has no place in the
-// graph. Changes nothing if the event is known.
-func (tx *Tx) PutOutlier(e *event.Event) error { panic("stub") }
+func decodeRoom(b []byte) (*roomRow, error) {
+	d := decoder{b: b}
+	r := &roomRow{}
+	n := d.number()
+	for i := uint64(0); i < n && !d.bad; i++ {
+		r.heads = append(r.heads, head{d.hash(), StateID(d.number()), int64(d.number())})
+	}
+	r.leaves = d.hashes()
+	r.state, r.last = StateID(d.number()), Position(d.number())
+	r.joined, r.invited, r.localJoined = int(d.number()), int(d.number()), int(d.number())
+	r.events, r.gaps = int64(d.number()), int(d.number())
+	return r, d.end("room")
+}
 
-// Event returns an event in any status, or ErrNotFound.
-func (tx *Tx) Event(id event.ID) (*Stored, error) { panic("stub") }
+func (tx *Tx) room(h hash) (*roomRow, error) {
+	b, err := tx.get(keyHash(kindRoom, h))
+	if err != nil {
+		return nil, err
+	}
+	return decodeRoom(b)
+}
 
-// Has reports whether the event is in the graph (known and no outlier).
-func (tx *Tx) Has(id event.ID) (bool, error) { panic("stub") }
-
-// Lookup is Event as state resolution wants it (room.Lookup).
-func (tx *Tx) Lookup(id event.ID) (room.Found, error) { panic("stub") }
+// touchRoom records news of a room, if the room is held here.
+func (tx *Tx) touchRoom(h hash, p Position) error {
+	r, err := tx.room(h)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.last = p
+	return tx.set(keyHash(kindRoom, h), r.encode())
+}
 
 // Room returns a room whose graph is held here, or ErrNotFound.
-func (tx *Tx) Room(id event.RoomID) (*Room, error) { panic("stub") }
+func (tx *Tx) Room(id event.RoomID) (*Room, error) {
+	h, ok := roomHash(id)
+	if !ok {
+		return nil, ErrNotFound
+	}
+	row, err := tx.room(h)
+	if err != nil {
+		return nil, err
+	}
+	r := &Room{
+		ID: id, State: row.state, Last: row.last, Joined: row.joined, Invited: row.invited, Events: row.events,
+		Heads: make([]event.ID, 0, len(row.heads)), Leaves: make([]event.ID, 0, len(row.leaves)),
+	}
+	for _, h := range row.heads {
+		r.Heads = append(r.Heads, h.id.event())
+		r.Depth = max(r.Depth, h.depth)
+	}
+	for _, h := range row.leaves {
+		r.Leaves = append(r.Leaves, h.event())
+	}
+	slices.Sort(r.Heads)
+	slices.Sort(r.Leaves)
+	return r, nil
+}
 
 // Rooms returns the ids of all rooms whose graph is held here.
-func (tx *Tx) Rooms() ([]event.RoomID, error) { panic("stub") }
-
-// Timeline returns accepted events of a room with after < position <= to, oldest
-// first, at most limit; more says that there were more.
-func (tx *Tx) Timeline(r event.RoomID, after, to Position, limit int) (evs []*Stored, more bool, err error) {
-	panic("stub")
-}
-
-// TimelineBack returns accepted events with position <= from, newest first, at
-// most limit; more says that there were more.
-func (tx *Tx) TimelineBack(r event.RoomID, from Position, limit int) (evs []*Stored, more bool, err error) {
-	panic("stub")
-}
-
-// CurrentAt returns the current state of the room as it was when position p was
-// the newest: the state clients that synced to p know. ErrNotFound before the
-// room's first event.
-func (tx *Tx) CurrentAt(r event.RoomID, p Position) (*State, error) { panic("stub") }
-
-// LocalEvent is an entry of the log of this node's own events.
-type LocalEvent struct {
-	Position Position
-	Room     event.RoomID
-	ID       event.ID
-}
-
-// LocalEvents returns own accepted events after a position, oldest first: what
-// the publisher reads.
-func (tx *Tx) LocalEvents(after Position, limit int) ([]LocalEvent, error) { panic("stub") }
-
-// Position returns the newest position the transaction sees.
-func (tx *Tx) Position() (Position, error) { panic("stub") }
-
-// NextPosition takes the next position, for changes other than events.
-func (tx *Tx) NextPosition() (Position, error) { panic("stub") }
-
-// Missing returns the events that are ancestors of want or among them and not
-// ancestors of have or among them, by counted depth, oldest first (protocol
-// C4.4): at most limit ids; rest counts those left out. Unknown ids are ignored.
-func (tx *Tx) Missing(r event.RoomID, want, have []event.ID, limit int) (ids []event.ID, rest int, err error) {
-	panic("stub")
-}
+func (tx *Tx) Rooms() ([]event.RoomID, error) { return tx.roomsOf(kindRoom) }
