@@ -21,6 +21,7 @@ import (
 	"github.com/tokenim/tokenim/federation"
 	"github.com/tokenim/tokenim/node"
 	"github.com/tokenim/tokenim/node/account"
+	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/store"
 )
 
@@ -75,12 +76,16 @@ func openApp(ctx context.Context, cfg Config, initial map[string]bool, log *slog
 			err = errors.Join(err, a.abandon())
 		}
 	}()
-	if err := checkName(cfg); err != nil {
+	known, err := knownIdentity(cfg)
+	if err != nil {
 		return nil, err
 	}
 	fresh := !exists(cfg.path(storeDir))
-	if !fresh {
-		if a.store, err = openStore(cfg, log); err != nil {
+	switch {
+	case !fresh && known == nil:
+		return nil, fmt.Errorf("%s holds messages but not the node's keys: restore the other files of the directory from a backup", cfg.Data)
+	case !fresh:
+		if a.store, err = openStore(cfg, known.Name, log); err != nil {
 			return nil, err
 		}
 	}
@@ -96,7 +101,7 @@ func openApp(ctx context.Context, cfg Config, initial map[string]bool, log *slog
 		return nil, err
 	}
 	if fresh {
-		if a.store, err = openStore(cfg, log); err != nil {
+		if a.store, err = openStore(cfg, a.identity.Name, log); err != nil {
 			return nil, err
 		}
 	}
@@ -222,16 +227,9 @@ func newAccounts(cfg Config, id *federation.Identity, st *store.Store, log *slog
 	})
 }
 
-// openStore opens the store of the data directory.
-func openStore(cfg Config, log *slog.Logger) (*store.Store, error) {
-	st, err := store.Open(store.Options{Dir: cfg.path(storeDir), Logger: log.With("part", "store")})
-	if errors.Is(err, store.ErrLocked) {
-		return nil, fmt.Errorf("%s: %w: stop that process or use another --data", cfg.Data, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("data directory %s: %w", cfg.Data, err)
-	}
-	return st, nil
+// openStore opens the store of the data directory. The errors say what to do.
+func openStore(cfg Config, name event.Server, log *slog.Logger) (*store.Store, error) {
+	return store.Open(store.Options{Dir: cfg.path(storeDir), Server: name, Logger: log.With("part", "store")})
 }
 
 // listenHTTP listens for clients.

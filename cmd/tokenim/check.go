@@ -45,7 +45,7 @@ func checkCommand() *cobra.Command {
 				result.OK = true
 				return printJSON(cmd.OutOrStdout(), result)
 			}
-			st, err := openStore(cfg, newLogger(LogConfig{Level: "warn", Format: cfg.Log.Format}, cmd.ErrOrStderr()))
+			st, err := openStore(cfg, id.Name, newLogger(LogConfig{Level: "warn", Format: cfg.Log.Format}, cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}

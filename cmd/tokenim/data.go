@@ -16,38 +16,36 @@ import (
 	"github.com/tokenim/tokenim/federation"
 )
 
-// checkName refuses a name other than the one the data directory has.
-func checkName(cfg Config) error {
+// knownIdentity returns the identity of the data directory, nil if it has none
+// yet. A name other than the one that the directory has is refused.
+func knownIdentity(cfg Config) (*federation.Identity, error) {
 	id, err := federation.LoadIdentity(cfg.Data)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("identity in %s: %w", cfg.Data, err)
+		return nil, fmt.Errorf("identity: %w", err)
 	}
 	if cfg.Name != "" && cfg.Name != string(id.Name) {
-		return fmt.Errorf("the node in %s is named %s, not %s: leave the name out or use another --data", cfg.Data, id.Name, cfg.Name)
+		return nil, fmt.Errorf("the node in %s is named %s, not %s: leave the name out or use another --data", cfg.Data, id.Name, cfg.Name)
 	}
-	return nil
+	return id, nil
 }
 
-// loadIdentity returns the identity of an existing data directory.
+// loadIdentity returns the identity of a data directory that must have one.
 func loadIdentity(cfg Config) (*federation.Identity, error) {
-	id, err := federation.LoadIdentity(cfg.Data)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no node in %s: make one with `tokenim init`", cfg.Data)
+	id, err := knownIdentity(cfg)
+	if err == nil && id == nil {
+		err = fmt.Errorf("there is no node in %s: make one with `tokenim init`", cfg.Data)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("identity in %s: %w", cfg.Data, err)
-	}
-	return id, checkName(cfg)
+	return id, err
 }
 
 // initData makes the data directory, the identity and the configuration file
 // unless they are there, and returns the identity. The file holds the keys of
 // initial; nil makes no file.
 func initData(cfg Config, initial map[string]bool) (*federation.Identity, error) {
-	if err := checkName(cfg); err != nil {
+	if _, err := knownIdentity(cfg); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {

@@ -87,7 +87,7 @@ func makeUser(ctx context.Context, cfg Config, req userRequest, stderr io.Writer
 		return answer.UserID, err
 	}
 	log := newLogger(LogConfig{Level: "warn", Format: cfg.Log.Format}, stderr)
-	st, err := openStore(cfg, log)
+	st, err := openStore(cfg, id.Name, log)
 	if errors.Is(err, store.ErrLocked) {
 		return "", fmt.Errorf("%w (it does not answer on its control socket: if it is starting or ending, try again)", err)
 	}
