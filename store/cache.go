@@ -110,3 +110,11 @@ func (c *eventCache) purge(hs []hash) {
 		}
 	}
 }
+
+func (c *cache[K, V]) forget(k K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.byKey[k]; ok {
+		c.removeLocked(e)
+	}
+}

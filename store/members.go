@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/tokenim/tokenim/node/event"
-	"github.com/tokenim/tokenim/node/room"
 )
 
 const typeMember = "m.room.member"
@@ -269,6 +268,3 @@ func (tx *Tx) changeServers(in hash, by map[event.Server]int) error {
 	}
 	return nil
 }
-
-// memberPlace is the place of a user's member event.
-func memberPlace(u event.UserID) room.Key { return room.Key{Type: typeMember, StateKey: string(u)} }
