@@ -155,7 +155,12 @@ func (tx *Tx) eachBack(prefix, start []byte, fn func(key, value []byte) error) e
 }
 
 func (tx *Tx) iterate(prefix, start []byte, back bool, fn func(key, value []byte) error) error {
-	before := func(a, b []byte) bool { return (bytes.Compare(a, b) < 0) != back }
+	before := func(a, b []byte) bool {
+		if back {
+			a, b = b, a
+		}
+		return bytes.Compare(a, b) < 0
+	}
 	if start == nil {
 		start = prefix
 	}
