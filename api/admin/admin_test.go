@@ -185,6 +185,16 @@ func (f *fixture) expect(a answer, status int, code string) {
 	}
 }
 
+// waitFor waits until cond holds, at most ten seconds.
+func waitFor(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s after ten seconds", what)
+		}
+	}
+}
+
 func TestHealth(t *testing.T) {
 	f := newFixture(t, "")
 	if a := f.do("GET", "/healthz", "", ""); a.status != 200 || a.body != "ok\n" {
@@ -194,13 +204,7 @@ func TestHealth(t *testing.T) {
 		t.Errorf("readyz before the start: %+v", a)
 	}
 	f.run()
-	deadline := time.Now().Add(10 * time.Second)
-	for f.do("GET", "/readyz", "", "").status != 200 {
-		if time.Now().After(deadline) {
-			t.Fatal("not ready after 10 s")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	waitFor(t, "readiness", func() bool { return f.do("GET", "/readyz", "", "").status == 200 })
 	if a := f.do("HEAD", "/healthz", "", ""); a.status != 200 {
 		t.Errorf("HEAD: %+v", a)
 	}
@@ -375,13 +379,18 @@ func TestMetrics(t *testing.T) {
 	f.expect(f.do("GET", "/metrics", f.user, ""), 403, "M_FORBIDDEN")
 
 	r := httptest.NewRequest("GET", "/_matrix/client/v3/sync", nil)
+	other := httptest.NewRequest("GET", "/some/path/of/a/client", nil)
+	for _, q := range []*http.Request{r, r, r, other} {
+		f.server.Begin(q)
+	}
 	f.server.Observe(r, 200, time.Millisecond)
 	f.server.Observe(r, 200, time.Second)
-	f.server.Observe(httptest.NewRequest("GET", "/some/path/of/a/client", nil), 404, time.Second)
+	f.server.Observe(other, 404, time.Second)
 	a := f.do("GET", "/metrics", f.admin, "")
 	for _, line := range []string{
 		`tokenim_http_requests_total{class="sync",status="200"} 2`,
 		`tokenim_http_requests_total{class="other",status="404"} 1`,
+		`tokenim_http_requests_open{class="sync"} 1`, `tokenim_http_requests_open{class="other"} 0`,
 		`tokenim_users 2`, `tokenim_rooms 0`, `tokenim_events_total{origin="local"} 0`,
 		`tokenim_peers{state="connected"} 0`, `tokenim_info{name="hq",version="1.2.3"} 1`,
 		"tokenim_store_bytes ", "go_goroutines ", "process_",
@@ -653,6 +662,7 @@ func BenchmarkObserve(b *testing.B) {
 	r := httptest.NewRequest("PUT", "/_matrix/client/v3/rooms/!r/send/m.room.message/1", nil)
 	b.ReportAllocs()
 	for b.Loop() {
+		f.server.Begin(r)
 		f.server.Observe(r, 200, time.Millisecond)
 	}
 }

@@ -153,7 +153,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		e = &apiError{http.StatusInternalServerError, "M_UNKNOWN", "Internal error"}
 	}
-	writeJSON(w, e.status, map[string]string{"errcode": e.code, "error": e.message}) //nolint:errcheck // nobody is left to tell
+	writeJSON(w, e.status, map[string]string{"errcode": e.code, "error": e.message}) // nobody is left to tell
 }
 
 // readJSON reads the body, which must be one JSON object, into v.

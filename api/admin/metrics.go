@@ -17,6 +17,7 @@ type metrics struct {
 	server   *Server
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	open     *prometheus.GaugeVec
 	handler  http.Handler
 }
 
@@ -46,9 +47,12 @@ func newMetrics(s *Server) *metrics {
 			Name: "tokenim_http_request_seconds", Help: "Time to answer HTTP requests by class of route; the class sync waits for news.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 30},
 		}, []string{"class"}),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "tokenim_http_requests_open", Help: "HTTP requests that are being answered, by class of route.",
+		}, []string{"class"}),
 	}
 	own := prometheus.NewRegistry()
-	own.MustRegister(m, m.requests, m.seconds)
+	own.MustRegister(m, m.requests, m.seconds, m.open)
 	m.handler = promhttp.HandlerFor(prometheus.Gatherers{own, prometheus.DefaultGatherer}, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4, Timeout: 10 * time.Second,
 	})
@@ -95,9 +99,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descWaiting, float64(m.server.cfg.Node.Feed.Waiting()))
 }
 
-// Observe counts an answered request of any API.
+// Begin counts a request of any API that is going to be answered.
+func (s *Server) Begin(r *http.Request) { s.metrics.open.WithLabelValues(class(r)).Inc() }
+
+// Observe counts the request after it was answered.
 func (s *Server) Observe(r *http.Request, status int, took time.Duration) {
 	c := class(r)
+	s.metrics.open.WithLabelValues(c).Dec()
 	s.metrics.requests.WithLabelValues(c, strconv.Itoa(status)).Inc()
 	s.metrics.seconds.WithLabelValues(c).Observe(took.Seconds())
 }

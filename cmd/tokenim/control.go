@@ -186,7 +186,7 @@ func answerJSON(fn func(*http.Request) (any, error)) http.HandlerFunc {
 			w.WriteHeader(http.StatusBadRequest)
 			v = controlError{oneLine(err)}
 		}
-		json.NewEncoder(w).Encode(v) //nolint:errcheck // nobody is left to tell
+		json.NewEncoder(w).Encode(v) // nobody is left to tell
 	}
 }
 

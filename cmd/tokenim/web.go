@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,12 +38,14 @@ func (a *app) newHTTPServer(ctx context.Context) *http.Server {
 func (a *app) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		a.admin.Begin(r)
 		rc := http.NewResponseController(w)
 		// A deadline of an earlier request on this connection must not hold.
-		rc.SetWriteDeadline(time.Time{}) //nolint:errcheck // a writer without deadlines has none to clear
+		rc.SetWriteDeadline(time.Time{}) // fails only where there are no deadlines
 		resp := &response{ResponseWriter: w, rc: rc}
+		defer func() { a.admin.Observe(r, cmp.Or(resp.status, http.StatusInternalServerError), time.Since(start)) }()
 		if r.ContentLength != 0 {
-			rc.SetReadDeadline(start.Add(bodyTimeout)) //nolint:errcheck // as above
+			rc.SetReadDeadline(start.Add(bodyTimeout))
 			r.Body = &body{ReadCloser: r.Body, rc: rc}
 		}
 		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/sync") {
@@ -55,7 +58,6 @@ func (a *app) handler() http.Handler {
 		if resp.status == 0 {
 			resp.WriteHeader(http.StatusOK)
 		}
-		a.admin.Observe(r, resp.status, time.Since(start))
 		if r.Method == http.MethodPost && resp.status == http.StatusOK && strings.HasSuffix(r.URL.Path, "/register") {
 			a.accountMade(context.WithoutCancel(r.Context()))
 		}
@@ -108,7 +110,7 @@ func (w *response) WriteHeader(status int) {
 	if w.status == 0 || w.status < 200 {
 		w.status = status
 	}
-	w.rc.SetWriteDeadline(time.Now().Add(writeTimeout)) //nolint:errcheck // as in handler
+	w.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -117,7 +119,7 @@ func (w *response) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	w.rc.SetWriteDeadline(time.Now().Add(writeTimeout)) //nolint:errcheck // as in handler
+	w.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	return w.ResponseWriter.Write(p)
 }
 
@@ -135,7 +137,7 @@ type body struct {
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.rc.SetReadDeadline(time.Time{}) //nolint:errcheck // as in handler
+		b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
