@@ -157,7 +157,11 @@ func (r *rules) checkBan(c *claim, f *facts) error {
 
 // refuseEqual refuses to act against a user with as much power as the sender.
 func refuseEqual(rule, what string, l Levels, sender, target event.UserID) error {
-	if has, other := l.User(sender), l.User(target); has <= other {
+	has, other := l.User(sender), l.User(target)
+	if other >= CreatorPower {
+		return refuse(rule, "nobody can %s %s, who is a creator of the group", what, target)
+	}
+	if has <= other {
 		return refuse(rule, "to %s %s a power level above %s is needed, %s has %s",
 			what, target, levelText(other), sender, levelText(has))
 	}

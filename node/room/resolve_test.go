@@ -22,6 +22,11 @@ func TestResolveAgreesWithLiteralReading(t *testing.T) {
 		g := newGenerator(t, uint64(seed))
 		g.lies = seed%2 == 1
 		g.room(12 + g.r.IntN(30))
+		if seed%4 == 3 { // what this node rejected others have cited
+			for range 3 {
+				g.rejected[g.order[1+g.r.IntN(len(g.order)-1)]] = true
+			}
+		}
 		l := newLiteral(g.dag)
 		for range 3 {
 			forks := g.forks()

@@ -616,8 +616,13 @@ func TestReasonNamesLevels(t *testing.T) {
 	}
 	s.sendsMembership(creator, coCreator, "ban")
 	_, err = s.judge()
-	if err == nil || !strings.Contains(err.Error(), "above that of a creator is needed") {
-		t.Errorf("error %q", err)
+	if want := "nobody can ban @cocreator:b, who is a creator of the group (rule 5.6.3)"; err == nil || err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
+	}
+	s.sendsMembership(admin, admin2, "ban")
+	_, err = s.judge()
+	if want := "to ban @admin2:b a power level above 100 is needed, @admin:b has 100 (rule 5.6.3)"; err == nil || err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
 	}
 }
 

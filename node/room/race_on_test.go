@@ -1,0 +1,6 @@
+//go:build race
+
+package room_test
+
+// raceEnabled makes the largest tests smaller.
+const raceEnabled = true
