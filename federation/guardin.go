@@ -1,0 +1,213 @@
+package federation
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+
+	pool "github.com/libp2p/go-buffer-pool"
+	"github.com/libp2p/go-libp2p/core/network"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// maxPeerTopics bounds the topics of one peer that are remembered.
+const maxPeerTopics = 50_000
+
+// inGuard stands on the inbound pubsub stream of one peer. The router behind it
+// learns of the peer's interest in a topic only while the peer has access to
+// it, and is told that the peer left when access ends (protocol C12.5), so that
+// no mesh keeps a hole where a removed peer was. Messages without access never
+// reach the router, which would remember their ids and drop honest copies.
+type inGuard struct {
+	network.Stream
+	see   func(topic string) bool
+	stray func(topic string) // a message without access was dropped
+
+	frames chan []byte // from pump to Read
+	ended  chan struct{}
+	once   sync.Once
+	wake   chan struct{} // capacity 1: touched is not empty
+	err    error         // why frames was closed; written before that
+
+	// The next fields belong to the one reader.
+	current []byte
+	buffer  []byte // the pooled buffer under current
+	said    map[string]bool
+	shown   map[string]bool
+
+	mu      sync.Mutex // guards touched
+	touched map[string]struct{}
+}
+
+func newInGuard(s network.Stream, see func(string) bool, stray func(string)) *inGuard {
+	return &inGuard{
+		Stream: s, see: see, stray: stray,
+		frames: make(chan []byte), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		said: map[string]bool{}, shown: map[string]bool{}, touched: map[string]struct{}{},
+	}
+}
+
+// pump reads frames until the stream ends. It is a goroutine of its own, so
+// that Read can be woken by touch while nothing arrives.
+func (g *inGuard) pump() {
+	defer close(g.frames)
+	r := bufio.NewReaderSize(g.Stream, 4<<10)
+	for {
+		size, err := binary.ReadUvarint(r)
+		if err == nil && size > maxFrame {
+			err = fmt.Errorf("%w: frame of %d bytes", errFrame, size)
+		}
+		if err != nil {
+			g.err = err
+			return
+		}
+		// The frame is kept with its length before it, as the reader wants it.
+		frame := pool.Get(protowire.SizeBytes(int(size)))
+		n := binary.PutUvarint(frame, size)
+		if _, err := io.ReadFull(r, frame[n:]); err != nil {
+			pool.Put(frame)
+			g.err = io.ErrUnexpectedEOF
+			return
+		}
+		select {
+		case g.frames <- frame:
+		case <-g.ended:
+			pool.Put(frame)
+			g.err = network.ErrReset
+			return
+		}
+	}
+}
+
+// Read returns the bytes of the frames that may pass.
+func (g *inGuard) Read(p []byte) (int, error) {
+	for len(g.current) == 0 {
+		if g.buffer != nil {
+			pool.Put(g.buffer)
+			g.buffer = nil
+		}
+		if err := g.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, g.current)
+	g.current = g.current[n:]
+	return n, nil
+}
+
+// next makes current the next frame, or the subscriptions that a change of
+// access calls for.
+func (g *inGuard) next() error {
+	select {
+	case <-g.wake: // first, if both are ready
+		g.current = g.settle()
+		return nil
+	default:
+	}
+	select {
+	case <-g.wake:
+		g.current = g.settle()
+		return nil
+	case frame, ok := <-g.frames:
+		if !ok {
+			return g.err
+		}
+		g.buffer = frame
+		_, n := binary.Uvarint(frame)
+		out, err := filterFrame(frame[n:], g)
+		switch {
+		case err != nil || len(out) == 0:
+		case len(out) == len(frame)-n:
+			g.current = frame
+		default:
+			g.current = lengthPrefixed(out)
+		}
+		return err
+	}
+}
+
+// settle returns the frame that brings the router up to the access of the
+// moment, nil if there is nothing to say.
+func (g *inGuard) settle() []byte {
+	g.mu.Lock()
+	topics := g.touched
+	g.touched = map[string]struct{}{}
+	g.mu.Unlock()
+	var rpc []byte
+	for t := range topics {
+		switch see := g.see(t); {
+		case see && g.said[t] && !g.shown[t]:
+			rpc = appendSubscription(rpc, t, true)
+			g.shown[t] = true
+		case !see && g.shown[t]:
+			rpc = appendPrune(appendSubscription(rpc, t, false), t, pruneSeconds)
+			delete(g.shown, t)
+		}
+	}
+	if len(rpc) == 0 {
+		return nil
+	}
+	return lengthPrefixed(rpc)
+}
+
+// touch has topics checked against the access of the moment.
+func (g *inGuard) touch(topics ...string) {
+	g.mu.Lock()
+	for _, t := range topics {
+		g.touched[t] = struct{}{}
+	}
+	g.mu.Unlock()
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// subscription implements frameRules.
+func (g *inGuard) subscription(topic string, subscribe bool) bool {
+	if !subscribe {
+		delete(g.said, topic)
+		shown := g.shown[topic]
+		delete(g.shown, topic)
+		return shown
+	}
+	// Beyond the limit subscriptions are not remembered, the frame stays good (C12.15).
+	if len(g.said) < maxPeerTopics || g.said[topic] {
+		g.said[topic] = true
+	}
+	if !g.see(topic) {
+		return false
+	}
+	g.shown[topic] = true
+	return true
+}
+
+// topic implements frameRules.
+func (g *inGuard) topic(p part, topic string) bool {
+	if g.see(topic) {
+		return true
+	}
+	if p == partMessage {
+		g.stray(topic)
+	}
+	return p == partPrune && g.shown[topic]
+}
+
+// id implements frameRules: what a peer wants is checked when it is sent.
+func (g *inGuard) id(protowire.Number, string) bool { return true }
+
+func (g *inGuard) end() { g.once.Do(func() { close(g.ended) }) }
+
+// Close implements network.Stream.
+func (g *inGuard) Close() error { g.end(); return g.Stream.Close() }
+
+// Reset implements network.Stream.
+func (g *inGuard) Reset() error { g.end(); return g.Stream.Reset() }
+
+// ResetWithError implements network.Stream.
+func (g *inGuard) ResetWithError(code network.StreamErrorCode) error {
+	g.end()
+	return g.Stream.ResetWithError(code)
+}

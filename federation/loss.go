@@ -1,0 +1,153 @@
+package federation
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/tokenim/tokenim/node/event"
+)
+
+// lossPause is the least time between two reports of loss for one room.
+const lossPause = 500 * time.Millisecond
+
+// losses collects the rooms of which gossip was dropped. Marking never blocks.
+type losses struct {
+	mu    sync.Mutex // guards rooms
+	rooms map[event.RoomID]struct{}
+	wake  chan struct{} // capacity 1
+}
+
+func newLosses() *losses {
+	return &losses{rooms: map[event.RoomID]struct{}{}, wake: make(chan struct{}, 1)}
+}
+
+// mark notes a loss; the empty room means any.
+func (l *losses) mark(r event.RoomID) {
+	l.mu.Lock()
+	l.rooms[r] = struct{}{}
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *losses) take() map[event.RoomID]struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rooms := l.rooms
+	l.rooms = map[event.RoomID]struct{}{}
+	return rooms
+}
+
+// run reports losses to the handler until ctx ends.
+func (l *losses) run(ctx context.Context, h Handler) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		}
+		rooms := l.take()
+		if _, any := rooms[""]; any {
+			h.HandleLoss("")
+		} else {
+			for r := range rooms {
+				h.HandleLoss(r)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lossPause):
+		}
+	}
+}
+
+// lossTracer listens to the router. Its methods run inside the router and never
+// block. A message that was dropped on either side is a reason to exchange heads
+// (reliability B1): the router would not ask for it again.
+type lossTracer struct{ n *Network }
+
+func (t *lossTracer) lost(topic string) {
+	if !strings.HasPrefix(topic, topicEvents) {
+		return // ephemeral messages are hints
+	}
+	if r := t.n.access.byTopic(topic); r != nil {
+		t.n.loss.mark(r.id)
+	}
+}
+
+// DropRPC implements pubsub.RawTracer: the queue to a peer was full.
+func (t *lossTracer) DropRPC(rpc *pubsub.RPC, _ peer.ID) {
+	for _, m := range rpc.GetPublish() {
+		t.lost(m.GetTopic())
+	}
+}
+
+// UndeliverableMessage implements pubsub.RawTracer.
+func (t *lossTracer) UndeliverableMessage(m *pubsub.Message) { t.lost(m.GetTopic()) }
+
+// RejectMessage implements pubsub.RawTracer.
+func (t *lossTracer) RejectMessage(m *pubsub.Message, reason string) {
+	switch reason {
+	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
+		t.lost(m.GetTopic())
+	}
+}
+
+// ThrottlePeer implements pubsub.RawTracer: messages of a peer went unread.
+func (t *lossTracer) ThrottlePeer(peer.ID) { t.n.loss.mark("") }
+
+// RecvRPC implements pubsub.RawTracer: the ids of an IHAVE are those that an
+// IWANT to the same peer may name.
+func (t *lossTracer) RecvRPC(rpc *pubsub.RPC) {
+	for _, have := range rpc.GetControl().GetIhave() {
+		if r := t.n.peers.get(rpc.From()); r != nil {
+			if out, _ := t.n.peers.guards(r); out != nil {
+				out.offered(have.GetTopicID(), have.GetMessageIDs())
+			}
+		}
+	}
+}
+
+// The rest of pubsub.RawTracer is of no interest here.
+
+// OnNewOutboundStream implements pubsub.RawTracer.
+func (t *lossTracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
+
+// OnClosedOutboundStream implements pubsub.RawTracer.
+func (t *lossTracer) OnClosedOutboundStream(peer.ID) {}
+
+// Join implements pubsub.RawTracer.
+func (t *lossTracer) Join(string) {}
+
+// Leave implements pubsub.RawTracer.
+func (t *lossTracer) Leave(string) {}
+
+// Graft implements pubsub.RawTracer.
+func (t *lossTracer) Graft(peer.ID, string) {}
+
+// Prune implements pubsub.RawTracer.
+func (t *lossTracer) Prune(peer.ID, string) {}
+
+// ValidateMessage implements pubsub.RawTracer.
+func (t *lossTracer) ValidateMessage(*pubsub.Message) {}
+
+// DeliverMessage implements pubsub.RawTracer.
+func (t *lossTracer) DeliverMessage(*pubsub.Message) {}
+
+// DuplicateMessage implements pubsub.RawTracer.
+func (t *lossTracer) DuplicateMessage(*pubsub.Message) {}
+
+// SendRPC implements pubsub.RawTracer.
+func (t *lossTracer) SendRPC(*pubsub.RPC, peer.ID) {}
+
+// SendRPCCompleted implements pubsub.RawTracer.
+func (t *lossTracer) SendRPCCompleted(*pubsub.RPC, peer.ID, time.Duration) {}
