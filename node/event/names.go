@@ -61,7 +61,7 @@ func ParseServer(s string) (Server, error) {
 	}
 	// What has the look of a self-certifying name must be one, or it could be
 	// mistaken for a key that nobody holds.
-	if len(s) == 62 && strings.HasPrefix(s, "k51") {
+	if len(s) == 62 && s[0] == 'k' && !strings.ContainsAny(s, ".-") {
 		if !isKeyName(s) {
 			return "", fmt.Errorf("%w: server name %q is not the base36 form of an Ed25519 libp2p key", ErrInvalid, s)
 		}

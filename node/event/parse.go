@@ -40,19 +40,27 @@ func Parse(raw []byte) (*Event, error) {
 	if len(e.raw) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrTooLarge, len(e.raw), MaxSize)
 	}
-	var scratch [2048]byte
-	content := appendWithout(scratch[:0], e.raw, func(key []byte) bool {
-		return string(key) == "hashes" || string(key) == "signatures"
-	})
-	if !matches(lookup(lookup(e.raw, "hashes"), "sha256"), sha256.Sum256(content)) {
+	if !e.covered() {
 		raw := appendRedacted(make([]byte, 0, len(e.raw)), e.raw, e.Type, true)
 		if e, err = decode(raw); err != nil {
 			return nil, err
 		}
-		e.redacted = true
+		// If the author's event had nothing to redact, what was added to it is
+		// gone and the event is whole.
+		e.redacted = !e.covered()
 	}
+	var scratch [2048]byte
 	e.setID(newID(sha256.Sum256(e.appendSigned(scratch[:0]))))
 	return e, nil
+}
+
+// covered reports whether the content hash is the one of these bytes.
+func (e *Event) covered() bool {
+	var scratch [2048]byte
+	content := appendWithout(scratch[:0], e.raw, func(key []byte) bool {
+		return string(key) == "hashes" || string(key) == "signatures"
+	})
+	return matches(lookup(lookup(e.raw, "hashes"), "sha256"), sha256.Sum256(content))
 }
 
 // Load reads an event that this node has parsed or signed before and trusts.
