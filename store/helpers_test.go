@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -76,9 +77,12 @@ func user(name string, s event.Server) event.UserID {
 	return event.UserID("@" + name + ":" + string(s))
 }
 
+// worlds counts rooms, so that no two have the same create event.
+var worlds atomic.Int64
+
 // newWorld creates a public room with its creator as the only member.
 func newWorld(t testing.TB, s *Store) *world {
-	w := &world{t: t, s: s, admin: user("admin", home), clock: 1_700_000_000_000}
+	w := &world{t: t, s: s, admin: user("admin", home), clock: 1_700_000_000_000 + 1_000_000*worlds.Add(1)}
 	w.room = w.create()
 	return w
 }

@@ -271,15 +271,21 @@ func (tx *Tx) PutState(s room.Snapshot) (*State, error) {
 			return nil, fmt.Errorf("state event %s: %w", e.id.event(), ErrNotFound)
 		}
 	}
-	if len(all) == 0 {
-		return &State{tx, nil}, nil
-	}
+	c, err := tx.wholeState(all)
+	return &State{tx, c}, err
+}
+
+// wholeState stores a state without parent.
+func (tx *Tx) wholeState(all []entry) (chain, error) {
 	if tx.own == nil {
 		return nil, errReadOnly
 	}
+	if len(all) == 0 {
+		return nil, nil
+	}
 	l := &layer{id: StateID(tx.s.nextState.Add(1)), entries: all}
 	l = tx.s.layers.add(l.id, l, layerCost(l))
-	return &State{tx, chain{l}}, tx.storeLayer(l)
+	return chain{l}, tx.storeLayer(l)
 }
 
 // Changed calls fn for every place that differs between two states, in the
