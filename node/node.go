@@ -2,10 +2,15 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/node/feed"
@@ -25,6 +30,12 @@ var (
 	ErrBadRequest = errors.New("bad request")
 )
 
+const (
+	headsEvery = 15 * time.Second
+	activeFor  = time.Hour // rooms with an event since are compared in every period
+	allEvery   = 20        // periods after which all rooms are compared
+)
+
 // Config is what a node is made from.
 type Config struct {
 	Key     event.SigningKey // signs this node's events; names the server
@@ -36,146 +47,152 @@ type Config struct {
 	HeadsEvery time.Duration
 }
 
-// Node is one organization's node.
+// Node is one organization's node. All methods may be called from any goroutine.
 type Node struct {
 	Feed *feed.Feed // wakes those who wait for changes
+
+	cfg    Config
+	store  *store.Store
+	net    Network
+	log    *slog.Logger
+	typing *typing
+	clientSide
+	residents *residents
+	publisher *publisher
+	peers     *peers
+	inbox     *inbox
+	suspects  *suspects
+	horizons  *horizons
+	joins     turns
+
+	hashes      *lru.Cache[store.StateID, digest] // hashes of states
+	gaps        *lru.Cache[string, gap]           // answers that are handed out in pages
+	heavy       chan struct{}                     // limits calls that read much
+	divergences atomic.Int64
+	ready       atomic.Bool
+	ran         atomic.Bool
 }
 
 // New makes a node; Run starts its work. Methods for clients can be used before Run.
-func New(cfg Config) (*Node, error) { panic("stub") }
+func New(cfg Config) (*Node, error) {
+	switch {
+	case cfg.Store == nil || cfg.Network == nil:
+		return nil, errors.New("a node needs a store and a network")
+	case cfg.Key.Server != cfg.Network.Self():
+		return nil, fmt.Errorf("the signing key is that of %s, the network that of %s", cfg.Key.Server, cfg.Network.Self())
+	}
+	if _, err := event.ParseServer(string(cfg.Key.Server)); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.HeadsEvery <= 0 {
+		cfg.HeadsEvery = headsEvery
+	}
+	n := &Node{
+		Feed: feed.New(), cfg: cfg, store: cfg.Store, net: cfg.Network, log: cfg.Logger,
+		typing: newTyping(), clientSide: newClientSide(), residents: newResidents(), suspects: newSuspects(), horizons: newHorizons(),
+		joins: turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls),
+	}
+	n.publisher = &publisher{node: n, wakeup: make(chan struct{}, 1)}
+	n.peers = newPeers(n)
+	n.inbox = newInbox(n)
+	n.typing.wake, n.typing.flush = n.wakeRoom, n.flushReceipts
+	var err error
+	if n.hashes, err = lru.New[store.StateID, digest](4096); err != nil {
+		return nil, err
+	}
+	n.gaps, err = lru.New[string, gap](8)
+	return n, err
+}
 
 // Run does the node's work until ctx ends: publisher, catch-up, ingest workers.
-func (n *Node) Run(ctx context.Context) error { panic("stub") }
+// It returns nil then, and an error if the store failed. It can be called once.
+func (n *Node) Run(ctx context.Context) error {
+	if n.ran.Swap(true) {
+		return errors.New("the node has run before")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := n.tellAll(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	n.peers.start(ctx)
+	var wg sync.WaitGroup
+	for range inboxCrew {
+		wg.Go(func() { n.inbox.run(ctx) })
+	}
+	wg.Go(func() { n.typing.run(ctx) })
+	wg.Go(func() { n.tick(ctx) })
+	err := n.publisher.recover(ctx)
+	if err == nil {
+		n.ready.Store(true)
+		err = n.publisher.run(ctx)
+	}
+	n.ready.Store(false)
+	err = ended(ctx, err)
+	cancel()
+	wg.Wait()
+	n.inbox.stop()
+	n.peers.stop()
+	return err
+}
 
-// Ready reports whether start-up recovery is done.
-func (n *Node) Ready() bool { panic("stub") }
+// ended drops errors that come from the end of a context.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// tick compares rooms with peers from time to time (protocol C4.3) and looks
+// after heads that were named and did not come.
+func (n *Node) tick(ctx context.Context) {
+	period := func() time.Duration {
+		d := n.cfg.HeadsEvery
+		return d - d/4 + rand.N(d/2+1)
+	}
+	compare := time.NewTimer(period())
+	defer compare.Stop()
+	look := time.NewTicker(suspectWait / 2)
+	defer look.Stop()
+	for round := 1; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			n.checkSuspects()
+		case <-compare.C:
+			n.compareRooms(round%allEvery == 0)
+			round++
+			compare.Reset(period())
+		}
+	}
+}
+
+// compareRooms has the active rooms compared with some residents each, or all.
+func (n *Node) compareRooms(all bool) {
+	rooms := n.activeRooms(n.cfg.Now().Add(-activeFor))
+	if all {
+		var err error
+		if rooms, err = n.sharedRooms(""); err != nil {
+			n.log.Warn("rooms could not be listed", "error", err)
+			return
+		}
+	}
+	for _, r := range rooms {
+		n.peers.doubt(r, "")
+	}
+}
+
+// Ready reports whether start-up recovery is done: the network knows who may see
+// which room, and what a stop left unpublished is published.
+func (n *Node) Ready() bool { return n.ready.Load() }
 
 // Server returns the node's name.
-func (n *Node) Server() event.Server { panic("stub") }
-
-// SendRequest is an event that a local user sends.
-type SendRequest struct {
-	User     event.UserID
-	Device   string
-	Room     event.RoomID
-	Type     string
-	StateKey *string
-	Content  json.RawMessage
-	TxnID    string // with Device: a repeated request returns the first event id
-	Scope    string // endpoint of the transaction id: "send" or "redact"
-}
-
-// Send commits an event of a local user and returns after it is on disk.
-func (n *Node) Send(ctx context.Context, req SendRequest) (event.ID, error) { panic("stub") }
-
-// CreateRequest describes a new room (Client-Server API, createRoom). Fields
-// are those of the specification.
-type CreateRequest struct {
-	Visibility        string          `json:"visibility"`
-	AliasName         string          `json:"room_alias_name"`
-	Name              string          `json:"name"`
-	Topic             string          `json:"topic"`
-	Invite            []event.UserID  `json:"invite"`
-	RoomVersion       string          `json:"room_version"`
-	CreationContent   json.RawMessage `json:"creation_content"`
-	InitialState      []InitialState  `json:"initial_state"`
-	Preset            string          `json:"preset"`
-	IsDirect          bool            `json:"is_direct"`
-	PowerLevelContent json.RawMessage `json:"power_level_content_override"`
-}
-
-// InitialState is one entry of initial_state.
-type InitialState struct {
-	Type     string          `json:"type"`
-	StateKey string          `json:"state_key"`
-	Content  json.RawMessage `json:"content"`
-}
-
-// ErrRoomVersion refuses room versions other than 12.
-var ErrRoomVersion = errors.New("unsupported room version")
-
-// ErrAliasInUse says that a room alias is taken.
-var ErrAliasInUse = errors.New("alias is in use")
-
-// CreateRoom makes a room and returns after all of it is on disk, in one commit.
-func (n *Node) CreateRoom(ctx context.Context, user event.UserID, req CreateRequest) (event.RoomID, error) {
-	panic("stub")
-}
-
-// Join joins a local user to a room, through one of via if the room is not held
-// here. content holds further keys of the member event's content ("reason", ...).
-func (n *Node) Join(ctx context.Context, user event.UserID, r event.RoomID, via []event.Server, content map[string]json.RawMessage) error {
-	panic("stub")
-}
-
-// Invite invites a user of any server.
-func (n *Node) Invite(ctx context.Context, by event.UserID, r event.RoomID, target event.UserID, content map[string]json.RawMessage) error {
-	panic("stub")
-}
-
-// Leave leaves a room or rejects an invite. Leaving a room one has left is no error.
-func (n *Node) Leave(ctx context.Context, user event.UserID, r event.RoomID, reason string) error {
-	panic("stub")
-}
-
-// Kick makes target leave. ErrBadRequest if target is not in the room.
-func (n *Node) Kick(ctx context.Context, by event.UserID, r event.RoomID, target event.UserID, reason string) error {
-	panic("stub")
-}
-
-// Ban bans target.
-func (n *Node) Ban(ctx context.Context, by event.UserID, r event.RoomID, target event.UserID, reason string) error {
-	panic("stub")
-}
-
-// Unban lifts a ban. ErrForbidden if target is not banned.
-func (n *Node) Unban(ctx context.Context, by event.UserID, r event.RoomID, target event.UserID, reason string) error {
-	panic("stub")
-}
-
-// Forget hides a room that the user has left. ErrBadRequest while still in it.
-func (n *Node) Forget(ctx context.Context, user event.UserID, r event.RoomID) error { panic("stub") }
-
-// ResolveAlias finds the room of an alias, asking its server if that is another,
-// and servers to join through.
-func (n *Node) ResolveAlias(ctx context.Context, alias string) (event.RoomID, []event.Server, error) {
-	panic("stub")
-}
-
-// SetProfile changes a field of a local user's profile and the member events of
-// the rooms the user is joined to. value nil removes the field.
-func (n *Node) SetProfile(ctx context.Context, user event.UserID, field string, value json.RawMessage) error {
-	panic("stub")
-}
-
-// Profile returns the profile of a user of any server.
-func (n *Node) Profile(ctx context.Context, user event.UserID) (map[string]json.RawMessage, error) {
-	panic("stub")
-}
-
-// HandleGossip implements federation.Handler.
-func (n *Node) HandleGossip(ctx context.Context, from event.Server, r event.RoomID, pdus [][]byte, heads []event.ID) error {
-	panic("stub")
-}
-
-// HandleEphemeral implements federation.Handler.
-func (n *Node) HandleEphemeral(ctx context.Context, from event.Server, r event.RoomID, edu []byte) error {
-	panic("stub")
-}
-
-// HandleCall implements federation.Handler.
-func (n *Node) HandleCall(ctx context.Context, from event.Server, method string, body []byte) ([]byte, error) {
-	panic("stub")
-}
-
-// HandlePeer implements federation.Handler.
-func (n *Node) HandlePeer(s event.Server, connected bool) { panic("stub") }
-
-// HandleLoss implements federation.Handler.
-func (n *Node) HandleLoss(r event.RoomID) { panic("stub") }
-
-// LoadRecords implements federation.Handler.
-func (n *Node) LoadRecords() ([][]byte, error) { panic("stub") }
-
-// SaveRecord implements federation.Handler.
-func (n *Node) SaveRecord(s event.Server, raw []byte) error { panic("stub") }
+func (n *Node) Server() event.Server { return n.cfg.Key.Server }

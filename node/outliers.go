@@ -1,0 +1,276 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tokenim/tokenim/node/event"
+	"github.com/tokenim/tokenim/node/room"
+	"github.com/tokenim/tokenim/store"
+)
+
+const (
+	maxOutliers  = 5000    // events fetched for one event that names unknown auth events
+	outlierBatch = 256     // outliers written in one update
+	outlierBytes = 2 << 20 // bytes of outliers written in one update
+)
+
+// bundle is a set of events that have no place in the graph: the state before a
+// join, and the events that authorize them.
+type bundle map[event.ID]*event.Event
+
+// authState is the state that an event's auth events make.
+type authState map[room.Key]*event.Event
+
+// StateEvent implements room.State.
+func (s authState) StateEvent(typ, key string) (*event.Event, error) {
+	return s[room.Key{Type: typ, StateKey: key}], nil
+}
+
+// fetchEvents fetches events of a room by id from a peer and adds them to b once
+// they have been read and their signatures checked. Events that the peer does not
+// have or that are bad copies are missing from b afterwards.
+func (n *Node) fetchEvents(ctx context.Context, from event.Server, r event.RoomID, ids []event.ID, b bundle) error {
+	for len(ids) > 0 {
+		k := min(len(ids), maxIDs)
+		page, cancel := context.WithTimeout(ctx, pageTimeout)
+		answer, err := ask[eventsAnswer](page, n, from, CallEvents, eventsRequest{Room: r, Events: ids[:k]})
+		cancel()
+		if err != nil {
+			return err
+		}
+		n.learn(answer.Records)
+		if len(answer.Events) == 0 || len(answer.Events) > k {
+			return fmt.Errorf("%w: %d events for %d ids", errBadAnswer, len(answer.Events), k)
+		}
+		asked := make(map[event.ID]bool, k)
+		for _, id := range ids[:k] {
+			asked[id] = true
+		}
+		last := event.ID("")
+		for _, x := range n.read(r, answer.Events) {
+			if x.err != nil {
+				return fmt.Errorf("%w: %w", errBadAnswer, x.err)
+			}
+			if !asked[x.ID()] {
+				return fmt.Errorf("%w: an event that was not asked for", errBadAnswer)
+			}
+			b[x.ID()] = x.Event
+			last = x.ID()
+		}
+		// The answer is in the order of the request and ends where it is full: what
+		// stands before its last event and is not there is not known to the peer.
+		for i, id := range ids[:k] {
+			if id == last {
+				ids = ids[i+1:]
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// order sorts a bundle so that auth events stand before the events that name
+// them. Iterative: chains can be as long as the room is old.
+func (b bundle) order() []*event.Event {
+	out := make([]*event.Event, 0, len(b))
+	state := make(map[event.ID]byte, len(b)) // 1 entered, 2 done
+	var stack []*event.Event
+	for _, e := range b {
+		stack = append(stack[:0], e)
+		for len(stack) > 0 {
+			e := stack[len(stack)-1]
+			if state[e.ID()] != 0 {
+				stack = stack[:len(stack)-1]
+				if state[e.ID()] == 1 {
+					state[e.ID()] = 2
+					out = append(out, e)
+				}
+				continue
+			}
+			state[e.ID()] = 1
+			for _, id := range e.Auth {
+				if a := b[id]; a != nil && state[id] == 0 {
+					stack = append(stack, a)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// judgeByAuth decides about an event by its auth events alone (Checks performed
+// on receipt of a PDU, 4). store.ErrNotFound if one of them is not to be found.
+func judgeByAuth(e, create *event.Event, find room.Lookup) (room.Verdict, error) {
+	in := room.Input{Create: create}
+	st := authState{}
+	for _, id := range e.Auth {
+		f, err := find(id)
+		if err != nil {
+			return room.Rejected, err
+		}
+		in.Auth = append(in.Auth, f)
+		if f.StateKey != nil {
+			st[room.Key{Type: f.Type, StateKey: *f.StateKey}] = f.Event
+		}
+	}
+	in.Before = st
+	return room.Judge(e, in)
+}
+
+// fetchOutliers fetches events that others refer to as auth events, and what
+// authorizes them in turn, and keeps them.
+func (n *Node) fetchOutliers(ctx context.Context, from event.Server, r event.RoomID, ids []event.ID) error {
+	b := bundle{}
+	for len(ids) > 0 {
+		if len(b)+len(ids) > maxOutliers {
+			return fmt.Errorf("more than %d auth events are missing", maxOutliers)
+		}
+		if err := n.fetchEvents(ctx, from, r, ids, b); err != nil {
+			return err
+		}
+		var next []event.ID
+		seen := map[event.ID]bool{}
+		err := n.store.View(func(tx *store.Tx) error {
+			for _, id := range ids {
+				e := b[id]
+				if e == nil {
+					return fmt.Errorf("auth event %s: %w", id, store.ErrNotFound)
+				}
+				for _, a := range e.Auth {
+					if b[a] != nil || seen[a] {
+						continue
+					}
+					_, err := tx.Lookup(a)
+					if errors.Is(err, store.ErrNotFound) {
+						seen[a] = true
+						next = append(next, a)
+					} else if err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		ids = next
+	}
+	return n.keep(ctx, r, b.order())
+}
+
+// keep puts events whose auth events are known or stand before them where they
+// belong: into the graph if their past is held, else beside it.
+func (n *Node) keep(ctx context.Context, r event.RoomID, events []*event.Event) error {
+	for len(events) > 0 {
+		k := pieces(events)
+		err := n.update(ctx, func(tx *store.Tx, fx *effects) error {
+			create, err := tx.Event(r.Create())
+			if err != nil {
+				return err
+			}
+			none, err := tx.State(0)
+			if err != nil {
+				return err
+			}
+			for _, e := range events[:k] {
+				if e.Type == typeCreate {
+					continue
+				}
+				var missing *missingError
+				_, err := n.commit(tx, fx, e, how{})
+				if err == nil || !errors.As(err, &missing) {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+				verdict, err := judgeByAuth(e, create.Event, tx.Lookup)
+				switch {
+				case verdict == room.Accepted && err == nil:
+					err = tx.PutOutlier(e)
+				case errors.Is(err, room.ErrForbidden): // it is known, and known to be refused
+					_, err = tx.Apply(e, room.Rejected, none, store.ApplyOptions{Horizon: true})
+				case errors.Is(err, store.ErrNotFound): // one of its auth events was left out
+					err = nil
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		events = events[k:]
+	}
+	return nil
+}
+
+// pieces returns how many of the events one update takes.
+func pieces(events []*event.Event) int {
+	k, size := 0, 0
+	for k < len(events) && k < outlierBatch && (k == 0 || size+len(events[k].JSON()) <= outlierBytes) {
+		size += len(events[k].JSON())
+		k++
+	}
+	return k
+}
+
+// handleEvents answers a request for events by id.
+func (n *Node) handleEvents(_ context.Context, from event.Server, body []byte) (any, error) {
+	req, err := decode[eventsRequest](body)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRoom(req.Room); err != nil {
+		return nil, err
+	}
+	if err := checkIDs(req.Events, maxIDs); err != nil {
+		return nil, err
+	}
+	if err := n.mayFetch(from, req.Room, nil); err != nil {
+		return nil, err
+	}
+	events, err := n.load(req.Room, req.Events, maxIDs, maxPage)
+	if err != nil {
+		return nil, err
+	}
+	answer := eventsAnswer{Events: make(pdus, len(events)), Records: n.recordsOf(events)}
+	for i, e := range events {
+		answer.Events[i] = e.JSON()
+	}
+	return answer, nil
+}
+
+// authChain lists the auth events of the given events, theirs, and so on, without
+// the events given (Room version 12, State resolution, Auth chain).
+func authChain(tx *store.Tx, ids []event.ID) ([]event.ID, error) {
+	seen := make(map[event.ID]bool, len(ids))
+	for _, id := range ids {
+		seen[id] = true
+	}
+	var chain []event.ID
+	todo := ids
+	for len(todo) > 0 {
+		var next []event.ID
+		for _, id := range todo {
+			e, err := tx.Event(id)
+			if err != nil {
+				return nil, err
+			}
+			for _, a := range e.Auth {
+				if !seen[a] {
+					seen[a] = true
+					next = append(next, a)
+				}
+			}
+		}
+		chain = append(chain, next...)
+		todo = next
+	}
+	return chain, nil
+}
