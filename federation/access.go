@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tokenim/tokenim/node/event"
 )
@@ -28,8 +29,8 @@ func topicName(prefix string, salt []byte, r event.RoomID) string {
 // roomAccess is who may see a room's topics, at one moment. It is immutable.
 type roomAccess struct {
 	id      event.RoomID
-	topics  [2]string // events, ephemeral
-	members map[event.Server]struct{}
+	topics  [2]string                  // events, ephemeral
+	members map[event.Server]time.Time // since when
 }
 
 // access is ACL(R) of every room this node is in (protocol C2): without
@@ -53,11 +54,11 @@ func (a *access) set(r event.RoomID, salt []byte, members []event.Server, self e
 		after = &roomAccess{
 			id:      r,
 			topics:  [2]string{topicName(topicEvents, salt, r), topicName(topicEphemeral, salt, r)},
-			members: make(map[event.Server]struct{}, len(members)),
+			members: make(map[event.Server]time.Time, len(members)),
 		}
 		for _, m := range members {
 			if m != self {
-				after.members[m] = struct{}{}
+				after.members[m] = time.Now()
 			}
 		}
 	}
@@ -65,6 +66,11 @@ func (a *access) set(r event.RoomID, salt []byte, members []event.Server, self e
 	defer a.mu.Unlock()
 	before = a.rooms[r]
 	if before != nil {
+		for m, since := range before.members {
+			if has(after, m) {
+				after.members[m] = since
+			}
+		}
 		delete(a.rooms, r)
 		for _, t := range before.topics {
 			delete(a.topics, t)
@@ -93,7 +99,7 @@ func (a *access) set(r event.RoomID, salt []byte, members []event.Server, self e
 	return before, after, gained, lost
 }
 
-func membersOf(r *roomAccess) map[event.Server]struct{} {
+func membersOf(r *roomAccess) map[event.Server]time.Time {
 	if r == nil {
 		return nil
 	}
@@ -110,6 +116,14 @@ func (a *access) see(s event.Server, topic string) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return has(a.topics[topic], s)
+}
+
+// since returns since when a server may see a topic; ok is false if it may not.
+func (a *access) since(s event.Server, topic string) (since time.Time, ok bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	since, ok = membersOf(a.topics[topic])[s]
+	return since, ok
 }
 
 // shares reports whether a server may see any room.

@@ -14,9 +14,9 @@ import (
 const (
 	maxPDUs      = 50        // events of a message
 	maxPDUBytes  = 256 << 10 // bytes of the events of a message together
-	maxPDU       = 65_535    // bytes of an event (Client-Server API, Size limits)
-	maxHeads     = 10        // forward extremities of a message
-	maxEDU       = 32 << 10  // bytes of an ephemeral message
+	maxPDU       = event.MaxSize
+	maxHeads     = 10       // forward extremities of a message
+	maxEDU       = 32 << 10 // bytes of an ephemeral message
 	maxPlain     = maxPDUBytes + maxPDUs*4 + maxHeads*36 + 256
 	maxZstdRatio = 100
 	minZstd      = 1 << 10 // below this compression does not pay

@@ -28,6 +28,7 @@ const (
 	controlIDontWant protowire.Number = 5
 
 	topicOfControl protowire.Number = 1 // IHAVE, GRAFT, PRUNE
+	idsOfHave      protowire.Number = 2 // IHAVE
 	idsOfWant      protowire.Number = 1 // IWANT, IDONTWANT
 	pruneBackoff   protowire.Number = 3
 )
@@ -50,6 +51,8 @@ type frameRules interface {
 	topic(p part, topic string) bool
 	// id says whether a message id may pass in an IWANT or an IDONTWANT.
 	id(field protowire.Number, id string) bool
+	// offer says whether a message id may pass in an IHAVE about the topic.
+	offer(topic, id string) bool
 }
 
 // filterFrame returns the parts of a pubsub RPC that the rules let pass: frame
@@ -77,7 +80,7 @@ func filterControl(control []byte, rules frameRules) ([]byte, error) {
 	return filterFields(control, func(f protowire.Number, value []byte) ([]byte, error) {
 		switch f {
 		case controlIHave:
-			return filterTopic(value, topicOfControl, partIHave, rules)
+			return filterIHave(value, rules)
 		case controlGraft:
 			return filterTopic(value, topicOfControl, partGraft, rules)
 		case controlPrune:
@@ -145,6 +148,29 @@ func filterTopic(value []byte, field protowire.Number, p part, rules frameRules)
 		return nil, err
 	}
 	return value, nil
+}
+
+// filterIHave keeps of an IHAVE whose topic may pass the ids that may pass.
+func filterIHave(value []byte, rules frameRules) ([]byte, error) {
+	topic, err := oneString(value, topicOfControl)
+	if err != nil || !rules.topic(partIHave, topic) {
+		return nil, err
+	}
+	left := 0
+	out, err := filterFields(value, func(f protowire.Number, b []byte) ([]byte, error) {
+		switch {
+		case f == topicOfControl:
+			return b, nil
+		case f == idsOfHave && rules.offer(topic, string(b)):
+			left++
+			return b, nil
+		}
+		return nil, nil
+	})
+	if left == 0 {
+		return nil, err
+	}
+	return out, err
 }
 
 func filterSubscription(value []byte, rules frameRules) ([]byte, error) {

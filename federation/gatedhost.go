@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	libevent "github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -31,7 +30,7 @@ var errNotShared = errors.New("the peer shares no room")
 type gatedHost struct {
 	host.Host
 	n     *Network
-	ids   *lru.Cache[string, string]
+	ids   *seenMessages
 	bus   libevent.Bus
 	ready chan struct{} // closed when the router listens to bus
 	once  sync.Once
@@ -39,7 +38,7 @@ type gatedHost struct {
 }
 
 func newGatedHost(n *Network, h host.Host) (*gatedHost, error) {
-	ids, err := lru.New[string, string](messageIDs)
+	ids, err := newSeenMessages()
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +86,7 @@ func (g *gatedHost) NewStream(ctx context.Context, id peer.ID, protos ...protoco
 	if err != nil {
 		return nil, err
 	}
-	guard := newOutGuard(s, func(topic string) bool { return g.n.access.see(r.name, topic) }, g.ids)
+	guard := newOutGuard(s, func(topic string) (time.Time, bool) { return g.n.access.since(r.name, topic) }, g.ids)
 	g.n.peers.setOut(r, guard)
 	if !g.n.start(func() {
 		guard.run(g.n.ctx)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -34,7 +33,7 @@ const (
 type gossip struct {
 	n   *Network
 	ps  *pubsub.PubSub
-	ids *lru.Cache[string, string] // message id -> topic
+	ids *seenMessages
 
 	mu     sync.Mutex // guards joined
 	joined map[string]*joinedTopic
@@ -151,7 +150,7 @@ func (g *gossip) messageID(m *pb.Message) string {
 	h.Write([]byte(m.GetTopic()))
 	h.Write(m.GetData())
 	id := string(h.Sum(nil)[:idLength])
-	g.ids.Add(id, m.GetTopic())
+	g.ids.add(id, m.GetTopic())
 	return id
 }
 

@@ -211,3 +211,6 @@ func (g *inGuard) ResetWithError(code network.StreamErrorCode) error {
 	g.end()
 	return g.Stream.ResetWithError(code)
 }
+
+// offer implements frameRules.
+func (g *inGuard) offer(string, string) bool { return true }

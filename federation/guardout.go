@@ -41,8 +41,8 @@ const (
 // may see since a later moment, and takes back those that it may see no more.
 type outGuard struct {
 	network.Stream
-	see func(topic string) bool
-	ids *lru.Cache[string, string] // message id -> topic, of messages this node holds
+	see sight
+	ids *seenMessages
 
 	frame chan struct{} // a lock that can be waited for with a deadline: one frame at a time
 	// The next fields belong to the holder of frame.
@@ -59,7 +59,7 @@ type outGuard struct {
 	once  sync.Once
 }
 
-func newOutGuard(s network.Stream, see func(string) bool, ids *lru.Cache[string, string]) *outGuard {
+func newOutGuard(s network.Stream, see sight, ids *seenMessages) *outGuard {
 	return &outGuard{
 		Stream: s, see: see, ids: ids, frame: make(chan struct{}, 1),
 		want: map[string]bool{}, told: map[string]told{}, touched: map[string]struct{}{},
@@ -132,7 +132,7 @@ func (g *outGuard) settle() error {
 	g.mu.Unlock()
 	var rpc []byte
 	for t := range topics {
-		switch see := g.see(t); {
+		switch see := g.sees(t); {
 		case see && g.want[t] && g.told[t] != toldSubscribed:
 			rpc = appendSubscription(rpc, t, true)
 			g.told[t] = toldSubscribed
@@ -207,7 +207,7 @@ func (g *outGuard) run(ctx context.Context) {
 func (g *outGuard) subscription(topic string, subscribe bool) bool {
 	if subscribe {
 		g.want[topic] = true
-		if !g.see(topic) {
+		if !g.sees(topic) {
 			return false
 		}
 		g.told[topic] = toldSubscribed
@@ -228,22 +228,38 @@ func (g *outGuard) topic(p part, topic string) bool {
 		delete(g.told, topic)
 		return true
 	}
-	return g.see(topic)
+	return g.sees(topic)
+}
+
+// sees reports whether the peer may see a topic now.
+func (g *outGuard) sees(topic string) bool {
+	_, ok := g.see(topic)
+	return ok
 }
 
 // id implements frameRules.
 func (g *outGuard) id(field protowire.Number, id string) bool {
-	ids := g.ids
-	if field == controlIWant {
-		g.mu.Lock()
-		ids = g.wanted
-		g.mu.Unlock()
-		if ids == nil {
-			return false
-		}
+	if field != controlIWant {
+		m, ok := g.ids.get(id)
+		return ok && g.sees(m.topic)
 	}
-	topic, ok := ids.Get(id)
-	return ok && g.see(topic)
+	g.mu.Lock()
+	wanted := g.wanted
+	g.mu.Unlock()
+	if wanted == nil {
+		return false
+	}
+	topic, ok := wanted.Get(id)
+	return ok && g.sees(topic)
+}
+
+// offer implements frameRules: a new member is not offered what was said before
+// it had access. It would have access now; but the history of a room is for the
+// room's rules to give away, not for the router.
+func (g *outGuard) offer(topic, id string) bool {
+	since, ok := g.see(topic)
+	m, known := g.ids.get(id)
+	return ok && known && !m.at.Before(since)
 }
 
 // offered notes the message ids of an IHAVE of the peer.
@@ -272,3 +288,28 @@ func (g *outGuard) ResetWithError(code network.StreamErrorCode) error {
 	g.end()
 	return g.Stream.ResetWithError(code)
 }
+
+// sight says whether a peer may see a topic now, and since when.
+type sight func(topic string) (since time.Time, ok bool)
+
+// seenMessages remembers topic and time of the messages that came by lately.
+type seenMessages struct {
+	byID *lru.Cache[string, seenMessage]
+}
+
+type seenMessage struct {
+	topic string
+	at    time.Time
+}
+
+func newSeenMessages() (*seenMessages, error) {
+	c, err := lru.New[string, seenMessage](messageIDs)
+	return &seenMessages{c}, err
+}
+
+// add notes a message; its first time counts.
+func (s *seenMessages) add(id, topic string) {
+	s.byID.ContainsOrAdd(id, seenMessage{topic, time.Now()})
+}
+
+func (s *seenMessages) get(id string) (seenMessage, bool) { return s.byID.Get(id) }

@@ -83,8 +83,17 @@ func (s sealed) MarshalRecord() ([]byte, error) { return s, nil }
 // UnmarshalRecord implements record.Record.
 func (s sealed) UnmarshalRecord([]byte) error { return nil }
 
-// newRecord signs a record of this node with every event key and the node key.
+// newRecord makes a record of this node.
 func newRecord(i *Identity, seq int64, addrs []string, now time.Time) (*serverRecord, error) {
+	raw, err := sealRecord(i, seq, addrs, now)
+	if err != nil {
+		return nil, err
+	}
+	return parseRecord(raw)
+}
+
+// sealRecord signs a record with every event key and the node key.
+func sealRecord(i *Identity, seq int64, addrs []string, now time.Time) ([]byte, error) {
 	body := recordBody{
 		ServerName: i.Name, PeerID: i.PeerID(), Seq: seq, Incarnation: i.incarnation,
 		Addrs: addrs, VerifyKeys: map[event.KeyID]verifyKey{},
@@ -111,11 +120,7 @@ func newRecord(i *Identity, seq int64, addrs []string, now time.Time) (*serverRe
 	if err != nil {
 		return nil, err
 	}
-	raw, err := env.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	return parseRecord(raw)
+	return env.Marshal()
 }
 
 // parseRecord reads a record and verifies everything it proves by itself: the
