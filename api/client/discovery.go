@@ -9,6 +9,9 @@ func routesDiscovery() []route {
 		{"GET", "/.well-known/matrix/support", public, (*Server).support},
 		{"GET", "/_matrix/client/versions", optional, (*Server).versions},
 		{"GET", v3 + "/capabilities", user, (*Server).capabilities},
+		{"GET", v3 + "/voip/turnServer", user, (*Server).turnServer},
+		{"GET", v3 + "/thirdparty/protocols", user, (*Server).protocols},
+		{"GET", v3 + "/account/3pid", user, (*Server).threepids},
 	}
 }
 
@@ -61,4 +64,20 @@ func (s *Server) capabilities(*call) (any, error) {
 		"m.3pid_changes":             enabled{false},
 		"m.get_login_token":          enabled{false},
 	}}, nil
+}
+
+// turnServer implements GET /voip/turnServer (voip.yaml). No TURN server can be
+// configured: the list is empty and clients try to connect directly.
+func (s *Server) turnServer(*call) (any, error) {
+	return map[string]any{"username": "", "password": "", "uris": []string{}, "ttl": 86400}, nil
+}
+
+// protocols implements GET /thirdparty/protocols (third_party_lookup.yaml): no
+// bridge is connected.
+func (s *Server) protocols(*call) (any, error) { return map[string]any{}, nil }
+
+// threepids implements GET /account/3pid (administrative_contact.yaml): none can
+// be added, as the capability m.3pid_changes says.
+func (s *Server) threepids(*call) (any, error) {
+	return map[string]any{"threepids": []string{}}, nil
 }

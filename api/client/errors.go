@@ -53,7 +53,7 @@ func notFound(text string) error { return fail(http.StatusNotFound, "M_NOT_FOUND
 var errUnrecognized = fail(http.StatusNotFound, "M_UNRECOGNIZED", "unknown endpoint")
 
 // limited is 429 with the time after which the request can succeed.
-func limited(wait time.Duration) error {
+func limited(wait time.Duration) *apiError {
 	return &apiError{status: http.StatusTooManyRequests, code: "M_LIMIT_EXCEEDED", text: "too many requests",
 		retry: max(wait, time.Millisecond)}
 }
@@ -82,14 +82,17 @@ var outside = []struct {
 	{node.ErrForbidden, 403, "M_FORBIDDEN", "", 0},
 	{room.ErrForbidden, 403, "M_FORBIDDEN", "", 0},
 	{node.ErrUnknownRoom, 404, "M_NOT_FOUND", "room is not known here", 0},
-	// Conflicts with no code of its own: M_UNKNOWN lets the client go by the status.
+	{node.ErrParam, 400, "M_INVALID_PARAM", "", 0},
+	// What has no code of its own is M_UNKNOWN: clients go by the status then.
 	{node.ErrNoRoute, 504, "M_UNKNOWN", "no server of the group can be reached, try again later", remoteRetry},
 	{event.ErrUnreachable, 504, "M_UNKNOWN", "the other server cannot be reached, try again later", remoteRetry},
-	{node.ErrBadRequest, 400, "M_BAD_STATE", "", 0},
+	{node.ErrBadRequest, 400, "M_UNKNOWN", "", 0},
 	{event.ErrTooLarge, 413, "M_TOO_LARGE", "event is too large", 0},
 	{event.ErrInvalid, 400, "M_BAD_JSON", "", 0},
 	{store.ErrNotFound, 404, "M_NOT_FOUND", "not found", 0},
+	{store.ErrTooBig, 413, "M_TOO_LARGE", "too many changes at once", 0},
 	{store.ErrDiskFull, 507, "M_UNKNOWN", "the server's disk is full", 0},
+	{store.ErrFailed, 503, "M_UNKNOWN", "the server cannot write and must be restarted", 0},
 	{store.ErrClosed, 503, "M_UNKNOWN", "the server is shutting down", remoteRetry},
 	{context.Canceled, 503, "M_UNKNOWN", "request was cancelled", 0},
 	{context.DeadlineExceeded, 504, "M_UNKNOWN", "request took too long", remoteRetry},
@@ -118,6 +121,10 @@ var remote = map[string]int{
 func shown(err error) (e *apiError, known bool) {
 	if errors.As(err, &e) {
 		return e, true
+	}
+	var wait *account.LimitError
+	if errors.As(err, &wait) {
+		return limited(wait.Wait), true
 	}
 	var rule *room.RuleError
 	if errors.As(err, &rule) {

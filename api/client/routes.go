@@ -7,5 +7,22 @@ import "slices"
 func routes() []route {
 	return slices.Concat(
 		routesDiscovery(),
+		routesLogin(),
+		routesRegister(),
+		routesAccount(),
+		routesFilters(),
+		routesSync(),
+		routesState(),
+		routesMessages(),
+		routesRooms(),
+		routesMembership(),
+		routesDirectory(),
+		routesPublicRooms(),
+		routesProfile(),
+		routesTyping(),
+		routesReceipts(),
+		routesPushRules(),
+		routesDevices(),
+		routesAccountData(),
 	)
 }

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 func open(t testing.TB, cfg Config) *Accounts {
 	t.Helper()
 	if cfg.Store == nil {
-		st, err := store.Open(store.Options{InMemory: true})
+		st, err := store.Open(store.Options{InMemory: true, Server: "hq"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +430,7 @@ func TestLastSeen(t *testing.T) {
 // Neither a token nor a password is in the files of the store (reliability B35).
 func TestNothingInClear(t *testing.T) {
 	dir := t.TempDir()
-	st, err := store.Open(store.Options{Dir: dir})
+	st, err := store.Open(store.Options{Dir: dir, Server: "hq"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,13 @@ func Open(t testing.TB) *Spec {
 	return s
 }
 
+// Available reports whether the definitions are there, for tests that do more
+// than validate.
+func Available() bool {
+	_, err := load()
+	return !errors.Is(err, os.ErrNotExist)
+}
+
 // read loads the definitions of a directory.
 func read(dir string) (*Spec, error) {
 	if _, err := os.Stat(dir); err != nil {
@@ -320,14 +327,20 @@ func readYAML(file string) (any, error) {
 	return jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
 }
 
-// plain makes every key of a YAML value a string.
+// plain makes every key of a YAML value a string. oneOf becomes anyOf: the
+// definitions give forms of an answer by it that do not exclude each other (an
+// event is also an object, getRoomStateWithKey).
 func plain(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
+		m := make(map[string]any, len(v))
 		for k, e := range v {
-			v[k] = plain(e)
+			if _, list := e.([]any); k == "oneOf" && list {
+				k = "anyOf"
+			}
+			m[k] = plain(e)
 		}
-		return v
+		return m
 	case map[any]any:
 		m := make(map[string]any, len(v))
 		for k, e := range v {
