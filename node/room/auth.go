@@ -18,7 +18,7 @@ type claim struct {
 }
 
 // maxAuth is the largest number of places that AuthKeys can name.
-const maxAuth = 6
+const maxAuth = 5
 
 // facts are the events at the places that AuthKeys names, in the same order. The
 // rules can look at nothing else, so the same facts give the same answer.
@@ -206,7 +206,7 @@ func checkAuthEvents(c *claim, auth []Found) error {
 type rules struct {
 	create   *event.Event
 	creators []event.UserID
-	memo     map[event.ID]*powers // parsed m.room.power_levels
+	memo     map[*event.Event]*powers // parsed m.room.power_levels
 }
 
 func newRules(create *event.Event) *rules {
@@ -219,14 +219,14 @@ func (r *rules) levels(e *event.Event) Levels {
 	if e == nil {
 		return l
 	}
-	if l.p = r.memo[e.ID()]; l.p != nil {
+	if l.p = r.memo[e]; l.p != nil {
 		return l
 	}
 	l.p = parsePowers(e.Content)
 	if r.memo == nil {
-		r.memo = make(map[event.ID]*powers, 1)
+		r.memo = make(map[*event.Event]*powers, 1)
 	}
-	r.memo[e.ID()] = l.p
+	r.memo[e] = l.p
 	return l
 }
 
