@@ -74,9 +74,7 @@ func (c *checker) graph() error {
 		if v.status == Outlier || e == nil {
 			continue
 		}
-		if err := c.place(h, v, e); err != nil {
-			return err
-		}
+		c.place(h, v, e)
 	}
 	return c.each(kindPending, func(k, _ []byte) error {
 		if h := lastHash(k); c.events[h] != nil {
@@ -111,7 +109,7 @@ func (c *checker) bytes(h hash, v *vertex) *event.Event {
 }
 
 // place checks the position of an event in the graph and its states.
-func (c *checker) place(h hash, v *vertex, e *event.Event) error {
+func (c *checker) place(h hash, v *vertex, e *event.Event) {
 	var depth int64
 	var after []StateID
 	gap := false
@@ -134,18 +132,19 @@ func (c *checker) place(h hash, v *vertex, e *event.Event) error {
 	for _, id := range []StateID{v.before, v.after} {
 		if id != 0 && c.layers[id] == nil {
 			c.problem("event %s: state %d does not exist", h.event(), id)
-			return nil
+			return
 		}
 	}
 	before, err := c.tx.chain(v.before)
 	if err != nil {
-		return err
+		c.problem("event %s: state %d: %v", h.event(), v.before, err)
+		return
 	}
 	if !gap && len(v.prevs) > 0 {
 		want, err := c.tx.resolve(v.room, after)
 		if err != nil {
 			c.problem("event %s: %v", h.event(), err)
-			return nil
+			return
 		}
 		if d := changes(before, want); len(d) > 0 {
 			c.problem("the state before %s is not that after its prev events: %d places, %+v", h.event(), len(d), d[0].key)
@@ -153,20 +152,20 @@ func (c *checker) place(h hash, v *vertex, e *event.Event) error {
 	}
 	now, err := c.tx.chain(v.after)
 	if err != nil {
-		return err
+		c.problem("event %s: state %d: %v", h.event(), v.after, err)
+		return
 	}
 	d := changes(before, now)
 	if e.StateKey == nil || v.status == Rejected {
 		if len(d) > 0 {
 			c.problem("event %s changes %d places", h.event(), len(d))
 		}
-		return nil
+		return
 	}
 	k := room.Key{Type: e.Type, StateKey: *e.StateKey}
 	if len(d) != 1 || d[0].key != k || d[0].now != h {
 		c.problem("state event %s changes %d places", h.event(), len(d))
 	}
-	return nil
 }
 
 // positions checks timelines and the log of own events.
@@ -253,11 +252,13 @@ func (c *checker) allRooms() error {
 		}
 		want, err := c.tx.resolve(h, after)
 		if err != nil {
-			return err
+			c.problem("room %s: resolution over the heads: %v", h.room(), err)
+			continue
 		}
 		current, err := c.tx.chain(r.state)
 		if err != nil {
-			return err
+			c.problem("room %s: state %d: %v", h.room(), r.state, err)
+			continue
 		}
 		if d := changes(current, want); len(d) > 0 {
 			c.problem("room %s: the current state is not that of the heads: %d places, %+v", h.room(), len(d), d[0].key)
