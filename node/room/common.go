@@ -35,6 +35,9 @@ var errFound = errors.New("all events are found")
 
 // whole walks from every place on which all forks agree.
 func (w *walk) whole() error {
+	if w.left == 0 {
+		return nil
+	}
 	err := w.r.common.Each("", func(k Key, id event.ID) error {
 		if w.left == 0 {
 			return errFound

@@ -1,6 +1,7 @@
 package room_test
 
 import (
+	"errors"
 	"flag"
 	"maps"
 	"math/rand/v2"
@@ -232,5 +233,77 @@ func TestResolveFails(t *testing.T) {
 		if s, err := room.Resolve(g.create, two, get); err == nil {
 			t.Errorf("%s: resolved %v", name, s)
 		}
+	}
+}
+
+// A look-up that fails at any moment fails the resolution: nothing is decided on
+// part of the graph.
+func TestResolveFailsWithAnyLookup(t *testing.T) {
+	for seed := range uint64(20) {
+		g := newGenerator(t, seed)
+		g.lies = true
+		g.room(30)
+		forks := g.forks()
+		for fails := 0; ; fails++ {
+			n := 0
+			s, err := room.Resolve(g.create, forks, func(id event.ID) (room.Found, error) {
+				if n++; n > fails {
+					return room.Found{}, errBroken
+				}
+				return g.get(id)
+			})
+			if n <= fails {
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				break
+			}
+			if !errors.Is(err, errBroken) {
+				t.Fatalf("seed %d: look-up %d failed, resolved %v, %v", seed, fails, s, err)
+			}
+		}
+	}
+}
+
+// A common state that cannot be read fails the resolution too.
+func TestResolveConflictsFails(t *testing.T) {
+	asked, walked := 0, 0
+	for seed := range uint64(400) {
+		g := newGenerator(t, seed)
+		g.lies = true
+		g.room(30)
+		forks := g.forks()
+		base := forks[0]
+		get, each := false, false
+		common := room.Common{
+			Get: func(k room.Key) (event.ID, bool, error) {
+				get = true
+				return "", false, errBroken
+			},
+		}
+		_, err := room.ResolveConflicts(g.create, forks, common, g.get)
+		if errors.Is(err, errBroken) != get {
+			t.Fatalf("seed %d: asked for a place %v, error %v", seed, get, err)
+		}
+		common = room.Common{
+			Get:  func(k room.Key) (event.ID, bool, error) { id, ok := base[k]; return id, ok, nil },
+			Each: func(string, func(room.Key, event.ID) error) error { each = true; return errBroken },
+		}
+		_, err = room.ResolveConflicts(g.create, forks, common, g.get)
+		if errors.Is(err, errBroken) != each {
+			t.Fatalf("seed %d: asked for all places %v, error %v", seed, each, err)
+		}
+		if get {
+			asked++
+		}
+		if each {
+			walked++
+		}
+	}
+	if asked == 0 || walked == 0 {
+		t.Errorf("%d resolutions asked for a place, %d for all", asked, walked)
+	}
+	if got, err := room.ResolveConflicts(nil, []room.Snapshot{{}, {}}, room.Common{}, nil); err != nil || len(got) != 0 {
+		t.Errorf("nothing in conflict: %v, %v", got, err)
 	}
 }
