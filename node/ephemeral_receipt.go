@@ -79,7 +79,7 @@ func (n *Node) SetReceipts(ctx context.Context, req ReceiptRequest) error {
 		}
 		for typ, id := range req.Receipt {
 			rc := store.Receipt{Room: req.Room, Type: typ, User: req.User, Thread: req.Thread, Event: id, Time: now}
-			moved, err := moveReceipt(tx, rc)
+			moved, err := moveReceipt(tx, &rc)
 			if err != nil {
 				return err
 			}
@@ -103,8 +103,8 @@ func (n *Node) SetReceipts(ctx context.Context, req ReceiptRequest) error {
 }
 
 // moveReceipt checks and writes a receipt or the fully read marker; false if the
-// user has read further already.
-func moveReceipt(tx *store.Tx, rc store.Receipt) (bool, error) {
+// user has read further already. The time may be moved on.
+func moveReceipt(tx *store.Tx, rc *store.Receipt) (bool, error) {
 	e, err := tx.Event(rc.Event)
 	if err != nil {
 		return false, err
@@ -121,7 +121,7 @@ func moveReceipt(tx *store.Tx, rc store.Receipt) (bool, error) {
 			return false, fmt.Errorf("%w: the event is not in the thread", ErrParam)
 		}
 	}
-	before, err := receiptBefore(tx, rc)
+	before, at, err := receiptBefore(tx, *rc)
 	if err != nil {
 		return false, err
 	}
@@ -133,6 +133,7 @@ func moveReceipt(tx *store.Tx, rc store.Receipt) (bool, error) {
 			return false, err
 		}
 	}
+	rc.Time = max(rc.Time, at+1) // other servers keep the newest by its time
 	if rc.Type == fullyRead {
 		content, err := json.Marshal(map[string]event.ID{"event_id": rc.Event})
 		if err != nil {
@@ -140,31 +141,31 @@ func moveReceipt(tx *store.Tx, rc store.Receipt) (bool, error) {
 		}
 		return true, tx.PutAccountData(rc.User, store.AccountData{Room: rc.Room, Type: fullyRead, Content: content})
 	}
-	return true, tx.PutReceipt(rc)
+	return true, tx.PutReceipt(*rc)
 }
 
-// receiptBefore returns the event of the user's earlier receipt of the same type
-// and thread, or "".
-func receiptBefore(tx *store.Tx, rc store.Receipt) (event.ID, error) {
+// receiptBefore returns the event and the time of the user's earlier receipt of
+// the same type and thread, or "".
+func receiptBefore(tx *store.Tx, rc store.Receipt) (event.ID, int64, error) {
 	if rc.Type == fullyRead {
 		d, err := tx.AccountData(rc.User, rc.Room, fullyRead)
 		if errors.Is(err, store.ErrNotFound) {
-			return "", nil
+			return "", 0, nil
 		} else if err != nil {
-			return "", err
+			return "", 0, err
 		}
 		var c struct {
 			Event event.ID `json:"event_id"`
 		}
-		return c.Event, json.Unmarshal(d.Content, &c)
+		return c.Event, 0, json.Unmarshal(d.Content, &c)
 	}
 	old, err := tx.Receipt(rc.Room, rc.Type, rc.User, rc.Thread)
 	if errors.Is(err, store.ErrNotFound) {
-		return "", nil
+		return "", 0, nil
 	} else if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	return old.Event, nil
+	return old.Event, old.Time, nil
 }
 
 // threadOf returns the root of the thread that an event is in, or "main".
