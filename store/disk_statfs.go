@@ -2,7 +2,10 @@
 
 package store
 
-import "syscall"
+import (
+	"io/fs"
+	"syscall"
+)
 
 // freeBytes returns the space that this user can still fill.
 func freeBytes(dir string) (uint64, bool) {
@@ -11,4 +14,12 @@ func freeBytes(dir string) (uint64, bool) {
 		return 0, false
 	}
 	return uint64(st.Bavail) * uint64(st.Bsize), true
+}
+
+// diskBytes returns what a file takes; Badger's are larger than what is in them.
+func diskBytes(f fs.FileInfo) int64 {
+	if st, ok := f.Sys().(*syscall.Stat_t); ok {
+		return st.Blocks * 512
+	}
+	return f.Size()
 }

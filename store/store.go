@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -49,6 +51,7 @@ type Options struct {
 // Store is an open data directory.
 type Store struct {
 	db     *badger.DB
+	path   string   // of Badger's files, empty in memory
 	lock   *dirLock // nil in memory
 	log    *slog.Logger
 	server event.Server
@@ -105,14 +108,13 @@ func Open(o Options) (*Store, error) {
 		layers: newCache[StateID, *layer](layerCachePlaces),
 		memo:   newCache[hash, *layer](memoCachePlaces),
 	}
-	path := ""
 	if !o.InMemory {
 		var err error
-		if s.lock, path, err = prepareDir(o.Dir); err != nil {
+		if s.lock, s.path, err = prepareDir(o.Dir); err != nil {
 			return nil, err
 		}
 	}
-	db, err := badger.OpenManaged(badgerOptions(path, o.InMemory, log))
+	db, err := badger.OpenManaged(badgerOptions(s.path, o.InMemory, log))
 	if err != nil {
 		s.lock.release()
 		return nil, openError(o.Dir, err)
@@ -272,14 +274,23 @@ func (tx *Tx) end() {
 // Position returns the position of the last durable change.
 func (s *Store) Position() Position { return Position(s.position.Load()) }
 
-// Size returns the bytes on disk, as of at most a minute ago; in memory it is 0.
+// Size returns the bytes that the database takes on disk, 0 in memory.
 func (s *Store) Size() int64 {
-	if s.begin(&s.calls) != nil {
+	if s.path == "" {
 		return 0
 	}
-	defer s.calls.Done()
-	lsm, vlog := s.db.Size()
-	return lsm + vlog
+	var sum int64
+	// Badger removes files meanwhile: what cannot be looked at is not counted.
+	_ = filepath.WalkDir(s.path, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		if info, err := d.Info(); err == nil {
+			sum += diskBytes(info)
+		}
+		return nil
+	})
+	return sum
 }
 
 // Failed is closed when a commit failed. The store then takes no more writes

@@ -113,8 +113,12 @@ func (tx *Tx) has(key []byte) (bool, error) {
 	return err == nil, err
 }
 
-// maxKey bounds the length of keys, far above every name that is valid.
-const maxKey = 2048
+// Bounds of a row. maxKey is far above every name that is valid; Badger takes
+// no larger values in memory.
+const (
+	maxKey   = 2048
+	maxValue = 1 << 20
+)
 
 func (tx *Tx) put(key, value []byte, early bool) error {
 	if tx.own == nil {
@@ -122,6 +126,9 @@ func (tx *Tx) put(key, value []byte, early bool) error {
 	}
 	if len(key) > maxKey {
 		return fmt.Errorf("%w: a name is too long (%d bytes)", event.ErrInvalid, len(key))
+	}
+	if len(value) > maxValue {
+		return fmt.Errorf("%w: a row of %d bytes", ErrTooBig, len(value))
 	}
 	if value == nil {
 		value = []byte{}
