@@ -135,6 +135,10 @@ func TestPathParameters(t *testing.T) {
 		{v3 + "/join/{roomIdOrAlias}", "/join/%2523a", "roomIdOrAlias", "%23a"},
 		{v3 + "/join/{roomIdOrAlias}", "/join/a+b%20c", "roomIdOrAlias", "a+b c"},
 		{v3 + "/join/{roomIdOrAlias}", "/join/%2E%2E", "roomIdOrAlias", ".."},
+		{v3 + "/join/{roomIdOrAlias}", "/join/%2F", "roomIdOrAlias", "/"},
+		{v3 + "/join/{roomIdOrAlias}", "/join/%2f", "roomIdOrAlias", "/"},
+		{v3 + "/join/{roomIdOrAlias}", "/join/%2F%2F", "roomIdOrAlias", "//"},
+		{v3 + "/join/{roomIdOrAlias}", "/join/%252F", "roomIdOrAlias", "%2F"},
 		{v3 + "/join/{roomIdOrAlias}", "/join/%E2%82%AC", "roomIdOrAlias", "€"},
 	} {
 		s := &Server{mux: http.NewServeMux()}
@@ -153,6 +157,10 @@ func TestPathParameters(t *testing.T) {
 	}
 	s := open(t)
 	alice := s.person("alice")
+	room := alice.room(obj{})
+	alice.ok("PUT", in(room, "/state/org.example.x/%s", "/"), obj{"slash": true})
+	alice.ok("PUT", in(room, "/state/org.example.x/"), obj{"slash": false})
+	hold(t, "state key of one slash", alice.ok("GET", in(room, "/state/org.example.x/%s", "/"), nil).json, obj{"slash": true})
 	alice.fails(400, "M_INVALID_PARAM", "POST", v3+"/join/%FF", obj{})
 	alice.fails(400, "M_INVALID_PARAM", "POST", v3+"/join/a%00b", obj{})
 }

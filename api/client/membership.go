@@ -167,6 +167,9 @@ func (s *Server) forget(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.decodeOptional(&struct{}{}); err != nil {
+		return nil, err
+	}
 	return nil, s.node.Forget(c.Context(), c.Session.User, r)
 }
 

@@ -50,6 +50,8 @@ func (s *Server) createRoom(c *call) (any, error) {
 	case errors.Is(err, room.ErrForbidden):
 		// What the request asks for breaks the room's own rules.
 		return nil, fail(http.StatusBadRequest, "M_INVALID_ROOM_STATE", err.Error())
+	case errors.Is(err, node.ErrBadRequest):
+		return nil, invalidParam(err.Error())
 	case err != nil:
 		return nil, err
 	}

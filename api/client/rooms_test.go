@@ -50,7 +50,8 @@ func TestCreateRoom(t *testing.T) {
 		{"initial state without type", 400, "M_MISSING_PARAM", obj{"initial_state": []obj{{"content": obj{}}}}},
 		{"initial state without content", 400, "M_BAD_JSON", obj{"initial_state": []obj{{"type": "a"}}}},
 		{"third-party invites", 400, "M_THREEPID_MEDIUM_NOT_SUPPORTED", obj{"invite_3pid": []obj{{"medium": "email", "address": "a@b"}}}},
-		{"state against the rules", 400, "M_INVALID_ROOM_STATE", obj{"power_level_content_override": obj{"users": obj{string(alice.id): 100}}}},
+		{"state against the rules", 400, "M_INVALID_ROOM_STATE", obj{"power_level_content_override": obj{"ban": "fifty"}}},
+		{"creators", 400, "M_INVALID_PARAM", obj{"creation_content": obj{"additional_creators": 7}}},
 		{"not JSON", 400, "M_NOT_JSON", "x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) { alice.fails(tt.status, tt.code, "POST", v3+"/createRoom", tt.body) })

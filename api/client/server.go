@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path"
 	"runtime/debug"
 	"strconv"
@@ -78,11 +79,39 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	if r.Method == http.MethodConnect || !clean(r.URL.EscapedPath()) {
+	p := r.URL.EscapedPath()
+	if r.Method == http.MethodConnect || !clean(p) {
 		s.writeError(w, errUnrecognized)
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, markSlashes(r, p))
+}
+
+// loneSlash stands for a path segment that is an escaped slash alone, which
+// ServeMux would take for a trailing slash. No path parameter holds a NUL.
+const loneSlash = "\x00/"
+
+// markSlashes writes loneSlash for each such segment.
+func markSlashes(r *http.Request, escaped string) *http.Request {
+	segments := strings.Split(escaped, "/")
+	marked := false
+	for i, seg := range segments {
+		if strings.EqualFold(seg, "%2F") {
+			segments[i], marked = "%00%2F", true
+		}
+	}
+	if !marked {
+		return r
+	}
+	u := *r.URL
+	u.RawPath = strings.Join(segments, "/")
+	var err error
+	if u.Path, err = url.PathUnescape(u.RawPath); err != nil {
+		return r // cannot be: the escaped path was valid
+	}
+	r = r.WithContext(r.Context())
+	r.URL = &u
+	return r
 }
 
 // clean reports whether a path is one that ServeMux would not redirect.
@@ -133,7 +162,12 @@ func (s *Server) run(rt *route, e *endpoint, c *call, id uint64) (body any, err 
 		}
 	}()
 	for _, name := range e.params {
-		if v := c.PathValue(name); !utf8.ValidString(v) || strings.ContainsRune(v, 0) {
+		v := c.PathValue(name)
+		if v == loneSlash {
+			c.SetPathValue(name, "/")
+			continue
+		}
+		if !utf8.ValidString(v) || strings.ContainsRune(v, 0) {
 			return nil, fail(http.StatusBadRequest, "M_INVALID_PARAM", "path parameter "+name+" is not valid")
 		}
 	}
