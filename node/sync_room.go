@@ -19,10 +19,17 @@ const (
 
 // joined adds a room that the user is in, if something is new there.
 func (s *syncer) joined(m *store.Membership) error {
-	r, err := s.tx.Room(m.Room)
+	last, err := s.tx.Last(m.Room)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	} else if err != nil {
+		return err
+	}
+	if s.since > 0 && !s.req.FullState && last <= s.since && s.typing[m.Room] == nil && s.data[m.Room] == nil {
+		return nil // the usual case
+	}
+	r, err := s.tx.Room(m.Room)
+	if err != nil {
 		return err
 	}
 	since := s.since

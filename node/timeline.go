@@ -106,17 +106,23 @@ func (v *viewer) replaced(s *store.Stored, out *Shown) error {
 
 // stateEvents loads events of a state to be shown.
 func stateEvents(tx *store.Tx, ids []event.ID) ([]*Shown, error) {
-	out := make([]*Shown, 0, len(ids))
-	for _, id := range ids {
-		s, err := tx.Event(id)
+	all := make([]Shown, len(ids))
+	out := make([]*Shown, len(ids))
+	for i, id := range ids {
+		e, err := tx.Body(id)
 		if err != nil {
 			return nil, err
 		}
-		e, by, err := redacted(tx, s)
-		if err != nil {
-			return nil, err
+		if all[i].Event = e; e.Redacted() {
+			s, err := tx.Event(id)
+			if err != nil {
+				return nil, err
+			}
+			if all[i].Event, all[i].RedactedBy, err = redacted(tx, s); err != nil {
+				return nil, err
+			}
 		}
-		out = append(out, &Shown{Event: e, RedactedBy: by})
+		out[i] = &all[i]
 	}
 	return out, nil
 }

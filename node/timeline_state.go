@@ -87,18 +87,19 @@ func (n *Node) Members(_ context.Context, user event.UserID, req MembersRequest)
 				return err
 			}
 		}
-		return st.Each(typeMember, func(_ room.Key, id event.ID) error {
-			s, err := tx.Event(id)
-			if err != nil {
-				return err
+		var ids []event.ID
+		err = st.Each(typeMember, func(_ room.Key, id event.ID) error {
+			e, err := tx.Body(id)
+			if err == nil && req.wants(e.Membership()) {
+				ids = append(ids, id)
 			}
-			if !req.wants(s.Membership()) {
-				return nil
-			}
-			e, by, err := redacted(tx, s)
-			out = append(out, &Shown{Event: e, RedactedBy: by})
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		out, err = stateEvents(tx, ids)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -140,17 +141,13 @@ func (n *Node) JoinedMembers(_ context.Context, user event.UserID, r event.RoomI
 			return err
 		}
 		return st.Each(typeMember, func(k room.Key, id event.ID) error {
-			e, err := tx.Event(id)
+			e, err := tx.Body(id)
 			if err != nil || e.Membership() != join {
 				return err
 			}
-			shown, _, err := redacted(tx, e)
-			if err != nil {
-				return err
-			}
 			out[event.UserID(k.StateKey)] = JoinedMember{
-				DisplayName: stringField(shown.Content, "displayname"),
-				AvatarURL:   stringField(shown.Content, "avatar_url"),
+				DisplayName: stringField(e.Content, "displayname"),
+				AvatarURL:   stringField(e.Content, "avatar_url"),
 			}
 			return nil
 		})
