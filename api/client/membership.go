@@ -3,11 +3,13 @@ package client
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/tokenim/tokenim/node"
 	"github.com/tokenim/tokenim/node/event"
+	"github.com/tokenim/tokenim/store"
 )
 
 // routesMembership are Room membership.
@@ -202,5 +204,29 @@ func (s *Server) unban(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.node.Unban(c.Context(), c.Session.User, r, u, reason)
+	err = s.node.Unban(c.Context(), c.Session.User, r, u, reason)
+	if errors.Is(err, node.ErrForbidden) && s.notBanned(c.Session.User, r, u) {
+		return nil, fail(http.StatusForbidden, "M_BAD_STATE", "the user is not banned")
+	}
+	return nil, err
+}
+
+// notBanned reports whether a member of a room can be told that there is no ban
+// to lift.
+func (s *Server) notBanned(by event.UserID, r event.RoomID, u event.UserID) bool {
+	not := false
+	err := s.store.View(func(tx *store.Tx) error {
+		joined, err := isJoined(tx, by, r)
+		if err != nil || !joined {
+			return err
+		}
+		st, err := currentState(tx, r)
+		if err != nil {
+			return err
+		}
+		e, err := st.StateEvent("m.room.member", string(u))
+		not = err == nil && (e == nil || e.Membership() != "ban")
+		return err
+	})
+	return err == nil && not
 }

@@ -198,42 +198,24 @@ func (s *Server) putState(c *call) (any, error) {
 			return nil, err
 		}
 	case "m.room.member":
-		return s.putMember(c, r, key, content)
+		if err := checkMember(key, content); err != nil {
+			return nil, err
+		}
 	}
 	return sent(s.node.Send(c.Context(), node.SendRequest{User: c.Session.User, Device: c.Session.Device,
 		Room: r, Type: typ, StateKey: &key, Content: content}))
 }
 
-// putMember changes a membership through the state endpoint. An invite takes
-// the way of an invite, since the invited user's server must agree to it.
-func (s *Server) putMember(c *call, r event.RoomID, key string, content json.RawMessage) (any, error) {
-	target, err := userID(key)
-	if err != nil {
-		return nil, err
+// checkMember refuses member events that are of no user or have no form. The
+// node gives an invite the way of an invite.
+func checkMember(key string, content json.RawMessage) error {
+	if _, err := userID(key); err != nil {
+		return err
 	}
 	var member struct {
 		Membership string `json:"membership"`
 	}
-	if err := unmarshal(content, &member); err != nil {
-		return nil, err
-	}
-	if member.Membership != "invite" {
-		return sent(s.node.Send(c.Context(), node.SendRequest{User: c.Session.User, Device: c.Session.Device,
-			Room: r, Type: "m.room.member", StateKey: &key, Content: content}))
-	}
-	var extra map[string]json.RawMessage
-	if err := unmarshal(content, &extra); err != nil {
-		return nil, err
-	}
-	delete(extra, "membership")
-	if err := s.node.Invite(c.Context(), c.Session.User, r, target, extra); err != nil {
-		return nil, err
-	}
-	e, err := s.node.StateEvent(c.Context(), c.Session.User, r, "m.room.member", key)
-	if err != nil {
-		return nil, err
-	}
-	return sent(e.ID(), nil)
+	return unmarshal(content, &member)
 }
 
 // checkAliases refuses new aliases of m.room.canonical_alias that are not valid

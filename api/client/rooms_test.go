@@ -197,9 +197,9 @@ func TestMembership(t *testing.T) {
 	if membership(carol) != "leave" {
 		t.Error("carol is still banned")
 	}
-	if a := alice.do("POST", in(room, "/unban"), who(carol)); a.status != 403 {
-		t.Errorf("unban of who is not banned: %d %s", a.status, a.raw)
-	}
+	alice.fails(403, "M_BAD_STATE", "POST", in(room, "/unban"), who(carol))
+	alice.fails(403, "M_BAD_STATE", "POST", in(room, "/unban"), obj{"user_id": "@never:hq"})
+	carol.fails(403, "M_FORBIDDEN", "POST", in(room, "/unban"), who(bob))
 
 	// Rejecting an invite, leaving, forgetting.
 	alice.ok("POST", in(room, "/invite"), who(carol))
