@@ -106,8 +106,14 @@ func (t *lossTracer) RejectMessage(m *pubsub.Message, reason string) {
 func (t *lossTracer) ThrottlePeer(peer.ID) { t.n.loss.mark("") }
 
 // RecvRPC implements pubsub.RawTracer: the ids of an IHAVE are those that an
-// IWANT to the same peer may name.
+// IWANT to the same peer may name. Who subscribes to a room's topic only now has
+// missed what was published before, on either side.
 func (t *lossTracer) RecvRPC(rpc *pubsub.RPC) {
+	for _, s := range rpc.GetSubscriptions() {
+		if s.GetSubscribe() {
+			t.lost(s.GetTopicid())
+		}
+	}
 	for _, have := range rpc.GetControl().GetIhave() {
 		if r := t.n.peers.get(rpc.From()); r != nil {
 			if out, _ := t.n.peers.guards(r); out != nil {

@@ -15,12 +15,7 @@ import (
 	"github.com/tokenim/tokenim/node/event"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// Of libraries, for good, started when their packages are loaded or first used.
-		goleak.IgnoreTopFunction("github.com/libp2p/go-libp2p/p2p/net/swarm.newAutoNATService"),
-	)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testNode is a network in a directory of its own that can be stopped and
 // started again.
