@@ -177,6 +177,14 @@ func (a *app) Run(ctx context.Context) error {
 	part("node", func() error { return a.node.Run(failed) })
 	part("http", func() error { return web.Serve(a.listener) })
 	part("control socket", a.control.serve)
+	part("store", func() error { // takes no more writes after a failed one: start again
+		select {
+		case <-a.store.Failed():
+			return store.ErrFailed
+		case <-failed.Done():
+			return nil
+		}
+	})
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

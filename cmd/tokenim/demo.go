@@ -218,6 +218,32 @@ func (d *demo) makeGroup(ctx context.Context) error {
 			}
 		}
 	}
+	return d.assemble(ctx)
+}
+
+// assemble waits until every node knows that everybody has joined.
+func (d *demo) assemble(ctx context.Context) error {
+	want := 0
+	for _, n := range d.info.Nodes {
+		want += len(n.Users)
+	}
+	deadline := time.Now().Add(demoDeadline)
+	for i := 0; i < len(d.apps); {
+		h, err := d.apps[i].holding(d.info.Group)
+		if err != nil {
+			return err
+		}
+		if h.members == want {
+			i++
+			continue
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s knows of %d members, not %d", d.info.Nodes[i].Name, h.members, want)
+		}
+		if err := pause(ctx, demoPoll); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -261,17 +287,27 @@ func (d *demo) talk(ctx context.Context, count int, wait time.Duration) error {
 
 // holding is what one node holds of the group.
 type holding struct {
-	events   []event.ID // sorted
+	events   map[event.ID]bool
 	messages int
 	members  int
+	heads    []event.ID // forward extremities, sorted
 	state    [32]byte
 }
 
-// equal reports whether two nodes hold the same.
-func (h holding) equal(o holding) bool { return h.state == o.state && slices.Equal(h.events, o.events) }
+// agrees reports whether o, which may have joined earlier and then has the
+// history before too, holds everything that h does, and they continue it from
+// the same heads and the same state.
+func (h holding) agrees(o holding) bool {
+	for id := range h.events {
+		if !o.events[id] {
+			return false
+		}
+	}
+	return h.messages == o.messages && h.state == o.state && slices.Equal(h.heads, o.heads)
+}
 
-// agree waits until all nodes hold the same events, all messages among them,
-// and the same state.
+// agree waits until all nodes hold all messages, every event since the last of
+// them has joined, and the same state.
 func (d *demo) agree(ctx context.Context) (demoResult, error) {
 	deadline := time.Now().Add(demoDeadline)
 	for {
@@ -283,14 +319,15 @@ func (d *demo) agree(ctx context.Context) (demoResult, error) {
 			}
 			held = append(held, h)
 		}
-		same := held[0].messages == demoMessages
+		last := held[len(held)-1] // joined last
+		same := last.messages == demoMessages
 		for _, h := range held {
-			same = same && h.equal(held[0])
+			same = same && last.agrees(h)
 		}
 		if same {
 			return demoResult{
-				OK: true, Nodes: len(held), Members: held[0].members, Messages: held[0].messages,
-				Events: len(held[0].events), StateHash: hex.EncodeToString(held[0].state[:]),
+				OK: true, Nodes: len(held), Members: last.members, Messages: last.messages,
+				Events: len(last.events), StateHash: hex.EncodeToString(last.state[:]),
 			}, nil
 		}
 		if time.Now().After(deadline) {
@@ -313,7 +350,7 @@ func (a *app) holding(r event.RoomID) (h holding, err error) {
 		if err != nil {
 			return err
 		}
-		h.members = room.Joined
+		h.members, h.heads, h.events = room.Joined, room.Heads, map[event.ID]bool{}
 		state, err := tx.State(room.State)
 		if err != nil {
 			return err
@@ -332,13 +369,12 @@ func (a *app) holding(r event.RoomID) (h holding, err error) {
 			}
 			for _, e := range page {
 				after = e.Position
-				h.events = append(h.events, e.ID())
+				h.events[e.ID()] = true
 				if e.Type == "m.room.message" {
 					h.messages++
 				}
 			}
 		}
-		slices.Sort(h.events)
 		return nil
 	})
 	return h, err
