@@ -36,6 +36,7 @@ type inGuard struct {
 	buffer  []byte // the pooled buffer under current
 	said    map[string]bool
 	shown   map[string]bool
+	failed  error // a frame could not be read
 
 	mu      sync.Mutex // guards touched
 	touched map[string]struct{}
@@ -100,6 +101,9 @@ func (g *inGuard) Read(p []byte) (int, error) {
 // next makes current the next frame, or the subscriptions that a change of
 // access calls for.
 func (g *inGuard) next() error {
+	if g.failed != nil {
+		return g.failed // the router reads on after a first error
+	}
 	select {
 	case <-g.wake: // first, if both are ready
 		g.current = g.settle()
@@ -118,7 +122,9 @@ func (g *inGuard) next() error {
 		_, n := binary.Uvarint(frame)
 		out, err := filterFrame(frame[n:], g)
 		switch {
-		case err != nil || len(out) == 0:
+		case err != nil:
+			g.failed = err
+		case len(out) == 0:
 		case len(out) == len(frame)-n:
 			g.current = frame
 		default:
