@@ -123,6 +123,10 @@ func (t *lossTracer) RecvRPC(rpc *pubsub.RPC) {
 	}
 }
 
+// Graft implements pubsub.RawTracer: until now the router handed a peer nothing
+// of the topic but what it asked for.
+func (t *lossTracer) Graft(_ peer.ID, topic string) { t.lost(topic) }
+
 // The rest of pubsub.RawTracer is of no interest here.
 
 // OnNewOutboundStream implements pubsub.RawTracer.
@@ -137,8 +141,6 @@ func (t *lossTracer) Join(string) {}
 // Leave implements pubsub.RawTracer.
 func (t *lossTracer) Leave(string) {}
 
-// Graft implements pubsub.RawTracer.
-func (t *lossTracer) Graft(peer.ID, string) {}
 
 // Prune implements pubsub.RawTracer.
 func (t *lossTracer) Prune(peer.ID, string) {}
