@@ -95,8 +95,12 @@ type eduBits struct {
 	bits [eduWindowSize / 64]uint64
 }
 
-// fresh reports whether the message was not seen before, and marks it.
+// fresh reports whether the message was not seen before, and marks it. Kinds that
+// are not known share one window, or who makes them up could fill the memory.
 func (w *eduWindow) fresh(origin event.Server, kind string, seq uint64) bool {
+	if kind != eduTyping && kind != eduReceipt {
+		kind = ""
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := eduSource{origin, kind}

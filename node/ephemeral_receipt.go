@@ -329,8 +329,14 @@ func (n *Node) storeReceipts(ctx context.Context, in []store.Receipt) {
 }
 
 // newerReceipt reports whether a receipt of another server replaces the one that
-// is stored.
+// is stored. Threads that are not known here have none: made-up ones would fill
+// the disk.
 func newerReceipt(tx *store.Tx, rc store.Receipt) (bool, error) {
+	if rc.Thread != "" && rc.Thread != mainThread {
+		if known, err := tx.Has(event.ID(rc.Thread)); err != nil || !known {
+			return false, err
+		}
+	}
 	old, err := tx.Receipt(rc.Room, rc.Type, rc.User, rc.Thread)
 	if errors.Is(err, store.ErrNotFound) {
 		return true, nil

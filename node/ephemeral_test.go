@@ -184,6 +184,14 @@ func TestEDUWindow(t *testing.T) {
 	if !w.fresh("y", "typing", 5000) || !w.fresh("x", "receipt", 5000) {
 		t.Error("origins and kinds share a window")
 	}
+	for i, kind := range []string{"a", "b", "c"} {
+		if !w.fresh("x", kind, uint64(i)+1) {
+			t.Error("an unknown kind")
+		}
+	}
+	if len(w.seen) != 4 {
+		t.Errorf("%d windows", len(w.seen))
+	}
 }
 
 // TestEDUWindowNeverTwice: no number passes twice, and none within the window is lost.

@@ -80,7 +80,7 @@ func (n *Node) Sync(ctx context.Context, req SyncRequest) (*SyncResult, error) {
 	var timeout <-chan time.Time
 	for {
 		ticket := n.Feed.Ticket(userKey(req.User)) // before looking
-		res, err := n.syncOnce(&req)
+		res, err := n.syncOnce(ctx, &req)
 		if err != nil || req.Since == nil || req.FullState || req.Timeout <= 0 || !res.empty() {
 			ticket.Close()
 			return res, err
@@ -119,8 +119,17 @@ type syncer struct {
 	res     *SyncResult
 }
 
-// syncOnce looks without waiting.
-func (n *Node) syncOnce(req *SyncRequest) (*SyncResult, error) {
+// syncOnce looks without waiting. Few syncs of everything are made at once: each
+// holds all of its answer in memory.
+func (n *Node) syncOnce(ctx context.Context, req *SyncRequest) (*SyncResult, error) {
+	if req.Since == nil || req.FullState {
+		select {
+		case n.whole <- struct{}{}:
+			defer func() { <-n.whole }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	res := &SyncResult{}
 	err := n.store.View(func(tx *store.Tx) error {
 		s := &syncer{n: n, tx: tx, req: req, filter: req.Filter, res: res}
@@ -222,8 +231,12 @@ type clientSide struct {
 	lazy      *lazySent
 	notices   *notices
 	ephemeral *ephemeral
+	whole     chan struct{} // a place for each initial sync that is being made
 }
 
+// wholeSyncs is how many initial syncs are made at once.
+const wholeSyncs = 16
+
 func newClientSide() clientSide {
-	return clientSide{lazy: newLazySent(), notices: newNotices(), ephemeral: newEphemeral()}
+	return clientSide{lazy: newLazySent(), notices: newNotices(), ephemeral: newEphemeral(), whole: make(chan struct{}, wholeSyncs)}
 }

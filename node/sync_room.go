@@ -128,6 +128,14 @@ func (s *syncer) left(m *store.Membership) error {
 	if out.State, err = s.stateEvents(v, d, p, nil); err != nil {
 		return err
 	}
+	if s.req.StateAfter && m.Position > end { // the ban lies behind the state that the user may see
+		own, err := stateEvents(s.tx, []event.ID{m.Event})
+		if err != nil {
+			return err
+		}
+		out.State = slices.DeleteFunc(out.State, func(e *Shown) bool { return e.Is(typeMember, string(s.req.User)) })
+		out.State = append(out.State, own...)
+	}
 	s.res.Leave = append(s.res.Leave, out)
 	return nil
 }

@@ -423,6 +423,12 @@ func TestBanAfterLeave(t *testing.T) {
 	a := c.next()
 	hold(t, "timeline", bodies(a.events("rooms", "leave", room, "timeline")), []string{me, me})
 	hold(t, "state", bodies(a.events("rooms", "leave", room, "state")), []string{})
+	after := bob.syncing(`{"room":{"include_leave":true,"state":{"types":["m.room.topic","m.room.member"]}}}`)
+	after.after = true
+	state := after.next().events("rooms", "leave", room, "state_after")
+	hold(t, "state_after", memberKeys(state), []string{string(alice.id), string(bob.id)})
+	hold(t, "the end", state[len(state)-1]["content"], obj{"membership": "ban"})
+	hold(t, "what came later", types(state), []string{"m.room.member"})
 }
 
 func TestNewlyJoined(t *testing.T) {
