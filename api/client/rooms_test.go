@@ -257,8 +257,10 @@ func TestAcrossServers(t *testing.T) {
 	alice.ok("PUT", in(private, "/state/m.room.member/%s", bob.id), obj{"membership": "invite"})
 	bob.ok("POST", in(private, "/join"), obj{})
 	alice.ok("POST", in(private, "/ban"), obj{"user_id": string(bob.id)})
+	attempt := 0 // each with a transaction id of its own: a repetition would be answered as before
 	eventually(t, "ban arrives", func() bool {
-		return bob.do("PUT", in(private, "/send/m.room.message/1"), obj{"body": "x"}).status == 403
+		attempt++
+		return bob.do("PUT", in(private, "/send/m.room.message/%s", attempt), obj{"body": "x"}).status == 403
 	})
 
 	alice.ok("PUT", v3+"/profile/"+string(alice.id)+"/displayname", obj{"displayname": "Alice"})
