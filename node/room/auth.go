@@ -270,5 +270,5 @@ func (r *rules) check(c *claim, f *facts) error {
 
 // refusePower says what is needed and what the sender has.
 func refusePower(rule, what string, need int64, sender event.UserID, has int64) error {
-	return refuse(rule, "power level %s is needed %s, %s has %s", levelText(need), what, sender, levelText(has))
+	return refuse(rule, "power level %d is needed %s, %s has %d", need, what, sender, has)
 }

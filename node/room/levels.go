@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"slices"
-	"strconv"
 
 	"github.com/tokenim/tokenim/node/event"
 )
@@ -203,12 +202,4 @@ func lookup(list []entry, key string) (int64, bool) {
 		return list[lo].level, true
 	}
 	return 0, false
-}
-
-// levelText writes a level for people.
-func levelText(n int64) string {
-	if n >= CreatorPower {
-		return "that of a creator"
-	}
-	return strconv.FormatInt(n, 10)
 }

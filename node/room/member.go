@@ -162,8 +162,8 @@ func refuseEqual(rule, what string, l Levels, sender, target event.UserID) error
 		return refuse(rule, "nobody can %s %s, who is a creator of the group", what, target)
 	}
 	if has <= other {
-		return refuse(rule, "to %s %s a power level above %s is needed, %s has %s",
-			what, target, levelText(other), sender, levelText(has))
+		return refuse(rule, "to %s %s a power level above %d is needed, %s has %d",
+			what, target, other, sender, has)
 	}
 	return nil
 }

@@ -19,8 +19,8 @@ func (r *rules) checkPowerLevels(c *claim, f *facts, now Levels) error {
 	next := r.levels(c.Event).p
 	has := now.User(c.Sender)
 	limit := func(rule, what string, level int64) error {
-		return refuse(rule, "a power level of at least %s is needed to change %s, %s has %s",
-			levelText(level), what, c.Sender, levelText(has))
+		return refuse(rule, "a power level of at least %d is needed to change %s, %s has %d",
+			level, what, c.Sender, has)
 	}
 	// Rule 10.6. Levels at the top, added, changed or removed.
 	err := changes(now.p.actions, next.actions, func(key string, was, is *int64) error {
@@ -57,8 +57,8 @@ func (r *rules) checkPowerLevels(c *claim, f *facts, now Levels) error {
 	return changes(now.p.users, next.users, func(key string, was, is *int64) error {
 		// Rule 10.9.1. Somebody else's entry changed or removed: the current value is not below the sender's level.
 		if was != nil && key != string(c.Sender) && *was >= has {
-			return refuse("10.9.1", "to change the power level of %s one above %s is needed, %s has %s",
-				key, levelText(*was), c.Sender, levelText(has))
+			return refuse("10.9.1", "to change the power level of %s one above %d is needed, %s has %d",
+				key, *was, c.Sender, has)
 		}
 		// Rule 10.10.1. Added or changed: the new value is above the sender's level.
 		if is != nil && *is > has {

@@ -198,18 +198,18 @@ var anchors = [...]string{
 // replayAll replays with every choice that A(U) can make of doubtful, if there
 // are few, and reports whether all results are the same.
 func (r *resolver) replayAll(full []bool, doubtful []int32) (Snapshot, bool, error) {
-	const maxDoubtful, maxChoices, maxEvents = 6, 16, 200
+	const maxDoubtful, maxReplayed = 6, 4000 // some ten milliseconds
+	if len(doubtful) > maxDoubtful {
+		return nil, false, nil
+	}
 	events := len(doubtful)
 	for _, in := range full {
 		if in {
 			events++
 		}
 	}
-	if len(doubtful) > maxDoubtful || events > maxEvents {
-		return nil, false, nil
-	}
 	choices := r.choices(doubtful)
-	if len(choices) > maxChoices {
+	if len(choices) > 1 && len(choices)*events > maxReplayed {
 		return nil, false, nil
 	}
 	var result Snapshot

@@ -47,7 +47,8 @@ type Found struct {
 }
 
 // Lookup finds an event of the graph by its id. It must find every event that
-// the snapshots name and all their auth events.
+// the snapshots name and all their auth events. Resolution asks for each event at
+// most twice and keeps only those whose content matters.
 type Lookup func(event.ID) (Found, error)
 
 // Verdict is what a node decided about an event.
