@@ -60,6 +60,7 @@ type Network struct {
 	keys   *keyring
 	access *access
 	loss   *losses
+	tracer *lossTracer
 	told   *notifier
 
 	pins     *pinboard
@@ -98,7 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Network, error) {
 	}
 	n.instance = newInstance()
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	n.told = newNotifier(n)
+	n.told, n.tracer = newNotifier(n), newLossTracer(n)
 	n.peers = newPeers(n.reportPeer)
 	n.keys = newKeyring(n.id.Name, n.log)
 	n.gate = &gater{ctx: n.ctx, open: make(chan struct{}), peers: n.peers}

@@ -239,3 +239,9 @@ func appendPrune(rpc []byte, topic string, backoff uint64) []byte {
 	prune = protowire.AppendVarint(protowire.AppendTag(prune, pruneBackoff, protowire.VarintType), backoff)
 	return appendBytes(rpc, rpcControl, appendBytes(nil, controlPrune, prune))
 }
+
+// appendGraft appends a GRAFT to an RPC.
+func appendGraft(rpc []byte, topic string) []byte {
+	graft := appendBytes(nil, topicOfControl, []byte(topic))
+	return appendBytes(rpc, rpcControl, appendBytes(nil, controlGraft, graft))
+}

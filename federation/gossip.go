@@ -27,6 +27,7 @@ const (
 	maxRPCMessages  = 1_024
 	maxRPCIDs       = 10_000
 	dontWantMinSize = 16 << 10
+	meshSize        = 6 // peers that get a message at once
 )
 
 // gossip is the router with the topics this node is in.
@@ -48,7 +49,7 @@ type joinedTopic struct {
 func newGossip(ctx context.Context, n *Network, h *gatedHost) (*gossip, error) {
 	g := &gossip{n: n, ids: h.ids, joined: map[string]*joinedTopic{}}
 	params := pubsub.DefaultGossipSubParams()
-	params.D, params.Dlo, params.Dhi, params.Dlazy = 6, 4, 12, 6
+	params.D, params.Dlo, params.Dhi, params.Dlazy = meshSize, 4, 12, 6
 	params.HistoryLength, params.HistoryGossip = 6, 4
 	params.MaxIHaveLength = 1_000
 	params.IDontWantMessageThreshold = dontWantMinSize
@@ -73,7 +74,7 @@ func newGossip(ctx context.Context, n *Network, h *gatedHost) (*gossip, error) {
 		pubsub.WithMaxMessageSize(maxFrame),
 		pubsub.WithMaxControlMessageSize(maxFrame),
 		pubsub.WithAppSpecificRpcInspector(g.inspect),
-		pubsub.WithRawTracer(&lossTracer{n: n}),
+		pubsub.WithRawTracer(n.tracer),
 		pubsub.WithPeerScore(peerScore(), &pubsub.PeerScoreThresholds{
 			SkipAtomicValidation: true, GossipThreshold: -40, PublishThreshold: -80, GraylistThreshold: -160,
 		}),
@@ -196,7 +197,7 @@ func (g *gossip) join(topic string) error {
 		return err
 	}
 	g.mu.Lock()
-	g.joined[topic] = &joinedTopic{t, cancel}
+	g.joined[topic] = &joinedTopic{topic: t, cancel: cancel}
 	g.mu.Unlock()
 	return nil
 }

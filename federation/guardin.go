@@ -23,7 +23,8 @@ const maxPeerTopics = 50_000
 type inGuard struct {
 	network.Stream
 	see   func(topic string) bool
-	stray func(topic string) // a message without access was dropped
+	stray func(topic string)      // a message without access was dropped
+	graft func(topic string) bool // a new follower belongs into the mesh at once
 
 	frames chan []byte // from pump to Read
 	ended  chan struct{}
@@ -36,15 +37,16 @@ type inGuard struct {
 	buffer  []byte // the pooled buffer under current
 	said    map[string]bool
 	shown   map[string]bool
-	failed  error // a frame could not be read
+	failed  error    // a frame could not be read
+	grafts  []string // topics of which the frame in hand showed the router a new follower
 
 	mu      sync.Mutex // guards touched
 	touched map[string]struct{}
 }
 
-func newInGuard(s network.Stream, see func(string) bool, stray func(string)) *inGuard {
+func newInGuard(s network.Stream, see func(string) bool, stray func(string), graft func(string) bool) *inGuard {
 	return &inGuard{
-		Stream: s, see: see, stray: stray,
+		Stream: s, see: see, stray: stray, graft: graft,
 		frames: make(chan []byte), ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		said: map[string]bool{}, shown: map[string]bool{}, touched: map[string]struct{}{},
 	}
@@ -125,10 +127,10 @@ func (g *inGuard) next() error {
 		case err != nil:
 			g.failed = err
 		case len(out) == 0:
-		case len(out) == len(frame)-n:
+		case len(out) == len(frame)-n && len(g.grafts) == 0:
 			g.current = frame
 		default:
-			g.current = lengthPrefixed(out)
+			g.current = lengthPrefixed(g.appendGrafts(out))
 		}
 		return err
 	}
@@ -146,7 +148,7 @@ func (g *inGuard) settle() []byte {
 		switch see := g.see(t); {
 		case see && g.said[t] && !g.shown[t]:
 			rpc = appendSubscription(rpc, t, true)
-			g.shown[t] = true
+			g.show(t)
 		case !see && g.shown[t]:
 			rpc = appendPrune(appendSubscription(rpc, t, false), t, pruneSeconds)
 			delete(g.shown, t)
@@ -155,7 +157,27 @@ func (g *inGuard) settle() []byte {
 	if len(rpc) == 0 {
 		return nil
 	}
-	return lengthPrefixed(rpc)
+	return lengthPrefixed(g.appendGrafts(rpc))
+}
+
+// appendGrafts has the router take new followers into its mesh at once. It
+// would do so at its next heartbeat, and what is said in between would never
+// reach a peer that nobody else serves.
+func (g *inGuard) appendGrafts(rpc []byte) []byte {
+	rpc = rpc[:len(rpc):len(rpc)]
+	for _, t := range g.grafts {
+		rpc = appendGraft(rpc, t)
+	}
+	g.grafts = g.grafts[:0]
+	return rpc
+}
+
+// show notes that the router learns of the peer's interest.
+func (g *inGuard) show(topic string) {
+	if !g.shown[topic] && g.graft(topic) {
+		g.grafts = append(g.grafts, topic)
+	}
+	g.shown[topic] = true
 }
 
 // touch has topics checked against the access of the moment.
@@ -186,7 +208,7 @@ func (g *inGuard) subscription(topic string, subscribe bool) bool {
 	if !g.see(topic) {
 		return false
 	}
-	g.shown[topic] = true
+	g.show(topic)
 	return true
 }
 

@@ -441,7 +441,7 @@ func TestLossTracer(t *testing.T) {
 	rpc := func(topic string) *pubsub.RPC {
 		return &pubsub.RPC{RPC: pb.RPC{Publish: []*pb.Message{{Topic: &topic}}}}
 	}
-	tr := &lossTracer{b.n}
+	tr := b.n.tracer
 	for name, report := range map[string]func(topic string){
 		"DropRPC":       func(topic string) { tr.DropRPC(rpc(topic), "") },
 		"Undeliverable": func(topic string) { tr.UndeliverableMessage(message(topic)) },

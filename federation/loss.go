@@ -73,7 +73,52 @@ func (l *losses) run(ctx context.Context, h Handler) {
 // lossTracer listens to the router. Its methods run inside the router and never
 // block. A message that was dropped on either side is a reason to exchange heads
 // (reliability B1): the router would not ask for it again.
-type lossTracer struct{ n *Network }
+type lossTracer struct {
+	n *Network
+
+	mu     sync.Mutex // guards pruned
+	pruned map[meshLink]time.Time
+}
+
+// meshLink is a peer in the mesh of a topic; without peer: any.
+type meshLink struct {
+	id    peer.ID
+	topic string
+}
+
+const (
+	// pruneCalm is how long after a PRUNE no GRAFT comes from the guards: the
+	// longest back-off of the router, and its slack.
+	pruneCalm = 65 * time.Second
+	// maxPruned bounds the memory of PRUNEs; beyond it the oldest do not matter.
+	maxPruned = 50_000
+)
+
+func newLossTracer(n *Network) *lossTracer {
+	return &lossTracer{n: n, pruned: map[meshLink]time.Time{}}
+}
+
+// calm reports whether a PRUNE between this node and a peer is long past.
+func (t *lossTracer) calm(id peer.ID, topic string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Since(t.pruned[meshLink{id, topic}]) > pruneCalm && time.Since(t.pruned[meshLink{"", topic}]) > pruneCalm
+}
+
+func (t *lossTracer) note(l meshLink) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.pruned) >= maxPruned {
+		for l, at := range t.pruned {
+			if time.Since(at) > pruneCalm {
+				delete(t.pruned, l)
+			}
+		}
+	}
+	if len(t.pruned) < maxPruned {
+		t.pruned[l] = time.Now()
+	}
+}
 
 func (t *lossTracer) lost(topic string) {
 	if !strings.HasPrefix(topic, topicEvents) {
@@ -127,6 +172,12 @@ func (t *lossTracer) RecvRPC(rpc *pubsub.RPC) {
 // of the topic but what it asked for.
 func (t *lossTracer) Graft(_ peer.ID, topic string) { t.lost(topic) }
 
+// Leave implements pubsub.RawTracer: the router has sent a PRUNE to its mesh.
+func (t *lossTracer) Leave(topic string) { t.note(meshLink{"", topic}) }
+
+// Prune implements pubsub.RawTracer.
+func (t *lossTracer) Prune(id peer.ID, topic string) { t.note(meshLink{id, topic}) }
+
 // The rest of pubsub.RawTracer is of no interest here.
 
 // OnNewOutboundStream implements pubsub.RawTracer.
@@ -137,13 +188,6 @@ func (t *lossTracer) OnClosedOutboundStream(peer.ID) {}
 
 // Join implements pubsub.RawTracer.
 func (t *lossTracer) Join(string) {}
-
-// Leave implements pubsub.RawTracer.
-func (t *lossTracer) Leave(string) {}
-
-
-// Prune implements pubsub.RawTracer.
-func (t *lossTracer) Prune(peer.ID, string) {}
 
 // ValidateMessage implements pubsub.RawTracer.
 func (t *lossTracer) ValidateMessage(*pubsub.Message) {}

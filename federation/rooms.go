@@ -99,6 +99,14 @@ func (n *Network) stray(topic string) {
 	}
 }
 
+// graftAtOnce reports whether a peer that begins to follow a topic belongs into
+// the mesh without waiting for the router's heartbeat: always, in a room so
+// small that the mesh is to hold everybody, unless a PRUNE asks for patience.
+func (n *Network) graftAtOnce(id peer.ID, topic string) bool {
+	r := n.access.byTopic(topic)
+	return r != nil && len(r.members) <= meshSize && n.tracer.calm(id, topic)
+}
+
 // deafness is what the watchdog knows of one peer.
 type deafness struct {
 	since  time.Time     // when a shared topic was first missing
