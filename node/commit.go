@@ -72,13 +72,15 @@ type how struct {
 // Errors: *missingError if something it refers to is not here, ErrUnknownRoom,
 // and with how.refuse the *room.RuleError of a refusal; nothing is written then.
 func (n *Node) commit(tx *store.Tx, fx *effects, e *event.Event, o how) (*store.Stored, error) {
-	known, err := tx.Event(e.ID())
-	if err == nil && known.Status != store.Outlier {
-		return known, nil
-	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+	if !o.Local { // what was signed a moment ago cannot be known
+		known, err := tx.Event(e.ID())
+		if err == nil && known.Status != store.Outlier {
+			return known, nil
+		} else if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
 	}
-	in, from, err := n.input(tx, e, o)
+	in, rm, err := n.input(tx, e, o)
 	if err != nil {
 		return nil, err
 	}
@@ -99,20 +101,22 @@ func (n *Node) commit(tx *store.Tx, fx *effects, e *event.Event, o how) (*store.
 	if o.Horizon {
 		fx.horizon = append(fx.horizon, st)
 	}
-	return st, fx.note(tx, st, from, o, n.Server())
+	return st, fx.note(tx, st, rm, o, n.Server())
 }
 
-// input collects what the verdict depends on, and the room's state id before.
-func (n *Node) input(tx *store.Tx, e *event.Event, o how) (in room.Input, from store.StateID, err error) {
+// input collects what the verdict depends on, and the room as it is before; an
+// empty one if its graph begins with the event.
+func (n *Node) input(tx *store.Tx, e *event.Event, o how) (in room.Input, rm *store.Room, err error) {
+	rm = &store.Room{}
 	if e.Type == typeCreate {
 		in.Before, err = tx.State(0)
-		return in, 0, err
+		return in, rm, err
 	}
 	create, err := tx.Event(e.Room.Create())
 	if errors.Is(err, store.ErrNotFound) {
-		return in, 0, fmt.Errorf("%w: %s", ErrUnknownRoom, e.Room)
+		return in, rm, fmt.Errorf("%w: %s", ErrUnknownRoom, e.Room)
 	} else if err != nil {
-		return in, 0, err
+		return in, rm, err
 	}
 	in.Create = create.Event
 	missing := &missingError{}
@@ -122,7 +126,7 @@ func (n *Node) input(tx *store.Tx, e *event.Event, o how) (in room.Input, from s
 			missing.prev, err = absent(tx, e.Prev)
 		}
 		if err != nil {
-			return in, 0, err
+			return in, rm, err
 		}
 	}
 	in.Before = before
@@ -132,27 +136,28 @@ func (n *Node) input(tx *store.Tx, e *event.Event, o how) (in room.Input, from s
 			missing.auth = append(missing.auth, id)
 			continue
 		} else if err != nil {
-			return in, 0, err
+			return in, rm, err
 		}
 		in.Auth = append(in.Auth, found)
 	}
 	if len(missing.prev)+len(missing.auth) > 0 {
-		return in, 0, missing
+		return in, rm, missing
 	}
-	rm, err := tx.Room(e.Room)
-	if errors.Is(err, store.ErrNotFound) { // the first event of a room that is joined
-		return in, 0, nil
+	if now, err := tx.Room(e.Room); errors.Is(err, store.ErrNotFound) { // a room that is being joined
+		return in, rm, nil
 	} else if err != nil {
-		return in, 0, err
+		return in, rm, err
+	} else {
+		rm = now
 	}
 	// Where both states are one, check 6 repeats check 5. A given state says more
 	// about the room than what was known here before.
 	if o.before == nil && rm.State != before.ID() {
 		if in.Current, err = stateOf(tx, rm.State); err != nil {
-			return in, 0, err
+			return in, rm, err
 		}
 	}
-	return in, rm.State, nil
+	return in, rm, nil
 }
 
 // stateOf is tx.State as an interface that is nil on errors.
@@ -179,7 +184,7 @@ func absent(tx *store.Tx, ids []event.ID) (out []event.ID, err error) {
 }
 
 // note records what has to happen once the transaction is durable.
-func (fx *effects) note(tx *store.Tx, st *store.Stored, from store.StateID, o how, self event.Server) error {
+func (fx *effects) note(tx *store.Tx, st *store.Stored, was *store.Room, o how, self event.Server) error {
 	if st.Status == store.Rejected {
 		return nil
 	}
@@ -193,7 +198,11 @@ func (fx *effects) note(tx *store.Tx, st *store.Stored, from store.StateID, o ho
 			fx.rooms = append(fx.rooms, st.Room)
 		}
 	}
-	id := st.Room
+	// The common case: a message on the one head there is.
+	if st.StateKey == nil && len(was.Heads) == 1 && len(st.Prev) == 1 && st.Prev[0] == was.Heads[0] {
+		return nil
+	}
+	id, from := st.Room, was.State
 	rm, err := tx.Room(id)
 	if err != nil || rm.State == from {
 		return err

@@ -84,7 +84,7 @@ func (n *Node) learnHeads(s event.Server, mine, theirs heads) error {
 	if err != nil {
 		return err
 	}
-	n.peers.want(s, r, unknown)
+	n.peers.want(s, r, unknown, 0)
 	if k := len(theirs.Leaves); theirs.More && k > 0 && theirs.Leaves[k-1] > mine.After {
 		n.peers.moreLeaves(s, r, theirs.Leaves[k-1])
 	}
@@ -186,7 +186,10 @@ func (n *Node) handleHeads(_ context.Context, from event.Server, body []byte) (a
 	return answer, nil
 }
 
-// answerHeads answers for one room.
+// answerHeads answers for one room. Who is not in it gets nothing beyond the end
+// of its own membership, but may hold what is not known here: a user who joined
+// at the same time as the last other one was removed, or through a server that is
+// gone. What a ban forbids is soft-failed; a budget bounds the rest.
 func (n *Node) answerHeads(from event.Server, theirs heads) (mine heads, err error) {
 	if err := checkRoom(theirs.Room); err != nil {
 		return mine, err
@@ -200,27 +203,30 @@ func (n *Node) answerHeads(from event.Server, theirs heads) (mine heads, err err
 	} else if err != nil {
 		return mine, err
 	}
+	_, here, err := n.servers(theirs.Room)
+	if err != nil {
+		return mine, err
+	}
 	var unknown []event.ID
 	err = n.store.View(func(tx *store.Tx) (err error) {
+		if unknown, err = absent(tx, theirs.Leaves); err != nil {
+			return err
+		}
 		if !resident {
+			if here && len(unknown) > 0 && n.strangers.allow(string(from)) {
+				n.peers.want(from, theirs.Room, unknown, strangerPages)
+			}
 			mine, err = endOf(tx, theirs.Room, from)
 			return err
 		}
-		if mine, err = n.headsOf(tx, theirs.Room, theirs.After); err != nil {
-			return err
-		}
-		unknown, err = absent(tx, theirs.Leaves)
+		mine, err = n.headsOf(tx, theirs.Room, theirs.After)
 		return err
 	})
-	if err != nil || !resident {
-		return mine, err
-	}
-	_, here, err := n.servers(theirs.Room)
-	if err != nil || !here {
+	if err != nil || !here || !resident {
 		return mine, err
 	}
 	n.compareStates(from, theirs, mine)
-	n.peers.want(from, theirs.Room, unknown)
+	n.peers.want(from, theirs.Room, unknown, 0)
 	if k := len(theirs.Leaves); theirs.More && k > 0 && theirs.LeafDigest != mine.LeafDigest {
 		n.peers.moreLeaves(from, theirs.Room, theirs.Leaves[k-1])
 	}

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/node/room"
 	"github.com/tokenim/tokenim/store"
@@ -30,13 +28,13 @@ var errHistory = errors.New("its past is not held though nothing is missing here
 
 // horizons knows where the graphs of rooms begin.
 type horizons struct {
-	mu      sync.Mutex // guards the maps
-	begin   map[event.RoomID][]event.ID
-	budgets map[event.RoomID]*rate.Limiter
+	mu     sync.Mutex // guards begin
+	begin  map[event.RoomID][]event.ID
+	points *budgets // by room
 }
 
 func newHorizons() *horizons {
-	return &horizons{begin: map[event.RoomID][]event.ID{}, budgets: map[event.RoomID]*rate.Limiter{}}
+	return &horizons{begin: map[event.RoomID][]event.ID{}, points: newBudgets(horizonEvery, horizonBurst)}
 }
 
 // roots returns events whose past is not held, none for a room whose create
@@ -106,18 +104,6 @@ func (h *horizons) add(st *store.Stored) {
 	}
 }
 
-// allow takes one point from a room's budget.
-func (h *horizons) allow(r event.RoomID) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	b := h.budgets[r]
-	if b == nil {
-		b = rate.NewLimiter(rate.Every(horizonEvery), horizonBurst)
-		h.budgets[r] = b
-	}
-	return b.Allow()
-}
-
 // extendHorizon fetches an event below the horizon and the state before it, and
 // lets the graph begin there too. It is kept from the timeline: for clients it is
 // history.
@@ -135,7 +121,7 @@ func (n *Node) extendHorizon(ctx context.Context, from event.Server, r event.Roo
 		return err
 	case whole:
 		return errHistory
-	case !n.horizons.allow(r):
+	case !n.horizons.points.allow(string(r)):
 		return errors.New("the room's budget for events below the horizon is used up")
 	}
 	page, cancel := context.WithTimeout(ctx, pageTimeout)

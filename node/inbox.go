@@ -310,6 +310,6 @@ func (b *inbox) fetch(r event.RoomID) {
 		if err != nil {
 			return // the store is closed
 		}
-		b.node.peers.want(s, r, unknown)
+		b.node.peers.want(s, r, unknown, 0)
 	}
 }

@@ -221,7 +221,7 @@ func (n *Node) takeDirect(ctx context.Context, from event.Server, r event.RoomID
 	switch {
 	case errors.As(err, &missing):
 		// The sender lets its receiver fetch what led to the event.
-		n.peers.want(from, r, []event.ID{e.ID()})
+		n.peers.want(from, r, []event.ID{e.ID()}, 0)
 		return refuse(codeRetry, "what the event refers to is not here")
 	case errors.Is(err, ErrUnknownRoom):
 		return errNotHere

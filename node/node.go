@@ -34,6 +34,10 @@ const (
 	headsEvery = 15 * time.Second
 	activeFor  = time.Hour // rooms with an event since are compared in every period
 	allEvery   = 20        // periods after which all rooms are compared
+
+	strangerEvery = 10 * time.Second
+	strangerBurst = 10
+	strangerPages = 5
 )
 
 // Config is what a node is made from.
@@ -63,6 +67,7 @@ type Node struct {
 	inbox     *inbox
 	suspects  *suspects
 	horizons  *horizons
+	strangers *budgets // what is fetched from servers that are not in the room as it is seen here
 	joins     turns
 
 	hashes      *lru.Cache[store.StateID, digest] // hashes of states
@@ -96,7 +101,8 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		Feed: feed.New(), cfg: cfg, store: cfg.Store, net: cfg.Network, log: cfg.Logger,
 		typing: newTyping(), clientSide: newClientSide(), residents: newResidents(), suspects: newSuspects(), horizons: newHorizons(),
-		joins: turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls),
+		strangers: newBudgets(strangerEvery, strangerBurst),
+		joins:     turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls),
 	}
 	n.publisher = &publisher{node: n, wakeup: make(chan struct{}, 1)}
 	n.peers = newPeers(n)

@@ -233,18 +233,19 @@ func (ps *peers) compare(s event.Server, rooms ...event.RoomID) {
 	ps.kick(p)
 }
 
-// want has events of a room fetched from a peer, with their ancestors.
-func (ps *peers) want(s event.Server, r event.RoomID, ids []event.ID) {
+// want has events of a room fetched from a peer, with their ancestors, in at most
+// limit pages if that is not 0.
+func (ps *peers) want(s event.Server, r event.RoomID, ids []event.ID, limit int) {
 	if len(ids) == 0 {
 		return
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(s)
-	i := slices.IndexFunc(p.wishes, func(w *wish) bool { return w.room == r && !w.begun })
+	i := slices.IndexFunc(p.wishes, func(w *wish) bool { return w.room == r && !w.begun && w.limit == limit })
 	if i < 0 {
 		i = len(p.wishes)
-		p.wishes = append(p.wishes, &wish{room: r})
+		p.wishes = append(p.wishes, &wish{room: r, limit: limit})
 	}
 	w := p.wishes[i]
 	for _, id := range ids {

@@ -123,18 +123,15 @@ func (p *publisher) drain(ctx context.Context) error {
 			}
 			count = len(own)
 			by := map[event.RoomID]*outgoing{}
+			batch = nil
 			for _, l := range own {
-				st, err := tx.Event(l.ID)
-				if err != nil {
-					return err
-				}
 				next = l.Position
-				if batch, err = p.add(tx, batch, by, st); err != nil {
+				if batch, err = p.add(tx, batch, by, l.Room, l.ID); err != nil {
 					return err
 				}
 			}
 			for _, st := range forward {
-				if batch, err = p.add(tx, batch, by, st); err != nil {
+				if batch, err = p.add(tx, batch, by, st.Room, st.ID()); err != nil {
 					return err
 				}
 			}
@@ -157,24 +154,28 @@ func (p *publisher) drain(ctx context.Context) error {
 }
 
 // add puts an event into the room's part of a batch, if other servers are there.
-func (p *publisher) add(tx *store.Tx, batch []*outgoing, by map[event.RoomID]*outgoing, st *store.Stored) ([]*outgoing, error) {
-	o, ok := by[st.Room]
+func (p *publisher) add(tx *store.Tx, batch []*outgoing, by map[event.RoomID]*outgoing, r event.RoomID, id event.ID) ([]*outgoing, error) {
+	o, ok := by[r]
 	if !ok {
-		others, here, err := p.node.servers(st.Room)
+		others, here, err := p.node.servers(r)
 		if err != nil {
 			return nil, err
 		}
 		if here && len(others) > 0 {
-			rm, err := tx.Room(st.Room)
+			rm, err := tx.Room(r)
 			if err != nil {
 				return nil, err
 			}
-			o = &outgoing{room: st.Room, heads: rm.Heads}
+			o = &outgoing{room: r, heads: rm.Heads}
 			batch = append(batch, o)
 		}
-		by[st.Room] = o
+		by[r] = o
 	}
 	if o != nil {
+		st, err := tx.Event(id)
+		if err != nil {
+			return nil, err
+		}
 		o.pdus = append(o.pdus, st.JSON())
 	}
 	return batch, nil

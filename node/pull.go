@@ -24,6 +24,7 @@ type wish struct {
 	have   []event.ID
 	offset int  // events that came so far
 	begun  bool // have is set; want does not change any more
+	limit  int  // pages to come at most, 0: no limit
 	fresh  int  // of these, events that were new
 	total  int  // new events over all rounds
 	roots  []event.ID
@@ -33,6 +34,10 @@ type wish struct {
 // wish behind the peer's other work.
 func (n *Node) fulfil(ctx context.Context, from event.Server, w *wish) error {
 	more, err := n.page(ctx, from, w)
+	if w.limit > 0 {
+		w.limit--
+		more = more && w.limit > 0
+	}
 	if more {
 		n.peers.more(from, w)
 		return nil
