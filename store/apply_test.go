@@ -47,6 +47,12 @@ func TestApply(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		if last, err := tx.Last(w.room); last != 5 || err != nil {
+			t.Errorf("last %d, %v", last, err)
+		}
+		if e, err := tx.Body(m.ID()); err != nil || e.Field("body") != "hello" {
+			t.Errorf("%v, %v", e, err)
+		}
 		own, err := tx.LocalEvents(1, 10)
 		if len(own) != 2 || own[0].Position != 2 || own[0].Room != w.room {
 			t.Errorf("own events %+v", own)

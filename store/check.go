@@ -19,6 +19,10 @@ const maxProblems = 20
 // Check verifies the invariants. It reads everything and keeps about 200 bytes
 // for each event in memory. Errors wrap ErrCheck and name the first problems.
 //
+// Files
+//   - the checksums of the database's tables hold. Badger takes a damaged block for
+//     an empty one when it reads: rows are missing then, without an error
+//
 // Events
 //   - an event's bytes are there, parse, and hash to its id
 //   - a prev event of an event of the graph is in the graph, or the event came
@@ -58,6 +62,9 @@ func (s *Store) Check(ctx context.Context) error {
 }
 
 func (s *Store) check(ctx context.Context) error {
+	if err := s.scrub(); err != nil {
+		return fmt.Errorf("%w: %w", ErrCheck, err)
+	}
 	tx := s.newView()
 	defer tx.end()
 	c := &checker{
@@ -75,6 +82,20 @@ func (s *Store) check(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s", ErrCheck, strings.Join(c.problems, "; "))
+}
+
+// scrub verifies the checksums of Badger's tables. Badger dereferences nil where
+// it should report a damaged block.
+func (s *Store) scrub() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w on disk, restore a backup: a block of the database cannot be read", errCorrupt)
+		}
+	}()
+	if err := s.db.VerifyChecksum(); err != nil {
+		return fmt.Errorf("%w on disk, restore a backup: %w", errCorrupt, err)
+	}
+	return nil
 }
 
 // checker is one run of Check.

@@ -227,3 +227,31 @@ func TestDamagedSchema(t *testing.T) {
 		t.Errorf("row of a newer schema: %v", err)
 	}
 }
+
+// A byte that changed on disk is found.
+func TestFlippedByte(t *testing.T) {
+	from := filepath.Join("testdata", fmt.Sprintf("v%d", schemaVersion))
+	tables, err := filepath.Glob(filepath.Join(from, dirBadger, "*.sst"))
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("tables %v, %v", tables, err)
+	}
+	good, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for part := range 10 { // of the blocks; behind them is the index, which Open checks
+		dir := copyDir(t, from)
+		bad := slices.Clone(good)
+		bad[part*len(bad)/20] ^= 0x10
+		if err := os.WriteFile(filepath.Join(dir, dirBadger, filepath.Base(tables[0])), bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(Options{Dir: dir, Server: home})
+		if err != nil {
+			continue // found even earlier
+		}
+		if err := s.Close(); !errors.Is(err, errCorrupt) {
+			t.Errorf("byte %d: %v", part*len(bad)/20, err)
+		}
+	}
+}

@@ -184,12 +184,11 @@ func (tx *Tx) Receipts(r event.RoomID, after Position) ([]Receipt, error) {
 	var all []Receipt
 	start := keyHashNumber(kindRcptPos, room, uint64(after+1))
 	err := tx.each(keyHash(kindRcptPos, room), start, func(k, v []byte) error {
-		d := decoder{b: v}
-		all = append(all, Receipt{
-			Room: r, Type: d.text(), User: event.UserID(d.text()), Thread: d.text(),
-			Event: event.ID(d.text()), Time: int64(d.number()), Position: lastNumber(k),
-		})
-		return d.end("receipt")
+		rc, err := decodeReceipt(r, k, v)
+		if err == nil {
+			all = append(all, *rc)
+		}
+		return err
 	})
 	return all, err
 }

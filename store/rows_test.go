@@ -245,6 +245,22 @@ func TestReceipts(t *testing.T) {
 		if len(all) != 1 || all[0].Position != before+4 || all[0].Room != w.room {
 			t.Errorf("%+v", all)
 		}
+		if err != nil {
+			return err
+		}
+		if all, err = tx.UserReceipts(w.room, alice, "m.read.private", "m.read"); len(all) != 2 || all[0].Time != 4 || all[1].Thread != "main" {
+			t.Errorf("of one user: %+v", all)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Receipt(w.room, "m.read", bob, "main"); !errors.Is(err, ErrNotFound) {
+			t.Error(err)
+		}
+		one, err := tx.Receipt(w.room, "m.read", alice, "main")
+		if err == nil && (one.Time != 3 || one.User != alice || one.Position != before+3) {
+			t.Errorf("one: %+v", one)
+		}
 		return err
 	})
 	if r := w.roomNow(); r.Last != before+4 || r.Last != s.Position() {

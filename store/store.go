@@ -313,26 +313,40 @@ func (s *Store) failure() error {
 	return nil
 }
 
-// gcEvery is the period of Badger's value log collection.
-const gcEvery = 10 * time.Minute
+// Periods of the collector.
+const (
+	gcEvery    = 10 * time.Minute
+	scrubEvery = 24 * time.Hour
+)
 
-// collect is the goroutine that lets Badger give back space of its value log.
+// collect is the goroutine that lets Badger give back space of its value log,
+// and looks for damage on disk once a day (reliability B27).
 func (s *Store) collect() {
 	defer close(s.gcDone)
-	t := time.NewTicker(gcEvery)
-	defer t.Stop()
+	gc, scrub := time.NewTicker(gcEvery), time.NewTicker(scrubEvery)
+	defer gc.Stop()
+	defer scrub.Stop()
 	for {
 		select {
 		case <-s.stopGC:
 			return
-		case <-t.C:
-		}
-		for s.db.RunValueLogGC(0.5) == nil {
-			select {
-			case <-s.stopGC:
-				return
-			default:
+		case <-gc.C:
+			s.collectLog()
+		case <-scrub.C:
+			if err := s.scrub(); err != nil {
+				s.log.Error("the database is damaged", "error", err)
 			}
+		}
+	}
+}
+
+// collectLog rewrites files of the value log until none is worth it.
+func (s *Store) collectLog() {
+	for s.db.RunValueLogGC(0.5) == nil {
+		select {
+		case <-s.stopGC:
+			return
+		default:
 		}
 	}
 }
