@@ -13,6 +13,6 @@
 // conflict; graph.go, common.go: walks over auth events; replay.go: orders and
 // iterative auth checks). All walks are loops that take every edge once, so
 // neither the length of auth chains nor the number of ways through them can
-// exhaust a node: time and memory grow with the number of events that the forks
-// do not share.
+// exhaust a node: time and memory grow with the number of events in the auth
+// chains of what is in conflict.
 package room
