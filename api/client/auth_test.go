@@ -28,7 +28,7 @@ func TestDiscovery(t *testing.T) {
 }
 
 func TestPublicURL(t *testing.T) {
-	s := startServer(t, simnet.New(1), "hq", Config{Registration: "open", PublicURL: "https://chat.example/"})
+	s := startServer(t, simnet.New(1), "hq", "open", Config{PublicURL: "https://chat.example/"})
 	if got := s.ok("GET", "/.well-known/matrix/client", "", nil).str("m.homeserver", "base_url"); got != "https://chat.example" {
 		t.Errorf("base URL %q", got)
 	}
@@ -120,7 +120,7 @@ func TestPushRulesOfNewUsers(t *testing.T) {
 }
 
 func TestRegisterClosed(t *testing.T) {
-	s := startServer(t, simnet.New(1), "hq", Config{Registration: "closed"})
+	s := startServer(t, simnet.New(1), "hq", "closed", Config{})
 	const register, validity = v3 + "/register", v1 + "/register/m.login.registration_token/validity?token="
 	dummy := obj{"username": "alice", "password": "pw", "auth": obj{"type": "m.login.dummy"}}
 	s.fails(403, "M_FORBIDDEN", "POST", register, "", dummy)
@@ -309,7 +309,7 @@ func TestDevices(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	s := startServer(t, simnet.New(1), "hq", Config{Registration: "open", Limits: true})
+	s := startServer(t, simnet.New(1), "hq", "open", Config{Limits: true})
 	s.person("alice")
 	in := obj{"type": "m.login.password", "user": "alice", "password": "wrong"}
 	var last answer
@@ -329,7 +329,7 @@ func TestLimits(t *testing.T) {
 	if last.status != 429 {
 		t.Errorf("accounts without end: %d", last.status)
 	}
-	// A proxy on this machine tells addresses apart.
+	// Each key has a bucket of its own.
 	bucket := newLimiter(1, 1)
 	if bucket.take("a") != nil || bucket.take("a") == nil || bucket.take("b") != nil {
 		t.Error("a bucket of one has not one")

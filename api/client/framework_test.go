@@ -23,7 +23,7 @@ func TestUnknownPaths(t *testing.T) {
 	for _, path := range []string{
 		"/_matrix/client/v3/nothing", "/_matrix/client", "/_matrix/client/v3/login/", "/_matrix/client/v3//login",
 		"/_matrix/client/v3/../v3/login", "/_matrix/client/v3/./login", "/_matrix/client/v3/rooms/x/nothing",
-		"/_matrix/client/v3/keys/upload", "/_matrix/client/r0/login", "/.well-known/matrix/nothing",
+		"/_matrix/client/v3/keys/upload", "/_matrix/client/r0/login", "/.well-known/matrix/nothing", "/", "//",
 	} {
 		alice.fails(404, "M_UNRECOGNIZED", "GET", path, nil)
 		alice.fails(404, "M_UNRECOGNIZED", "POST", path, obj{})

@@ -68,8 +68,8 @@ func (b *syncBuffer) String() string {
 }
 
 // startServer runs a server until the test ends. Every answer that its client
-// gets is validated against the specification.
-func startServer(t testing.TB, net *simnet.Net, name event.Server, cfg Config) *server {
+// gets is validated against the specification. mode is who may register.
+func startServer(t testing.TB, net *simnet.Net, name event.Server, mode string, cfg Config) *server {
 	t.Helper()
 	buf := &syncBuffer{}
 	logger := slog.New(slog.NewJSONHandler(buf, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -89,7 +89,7 @@ func startServer(t testing.TB, net *simnet.Net, name event.Server, cfg Config) *
 	go func() { done <- peer.Run(ctx, n) }()
 	go func() { done <- n.Run(ctx) }()
 	s := &server{t: t, name: name, store: st, node: n, logs: buf}
-	s.accounts = account.New(account.Config{Server: name, Store: st, Mode: cfg.Registration, Limits: cfg.Limits, Logger: logger})
+	s.accounts = account.New(account.Config{Server: name, Store: st, Mode: mode, Limits: cfg.Limits, Logger: logger})
 	cfg.Node, cfg.Accounts, cfg.Store, cfg.Logger = n, s.accounts, st, logger
 	s.api = New(cfg)
 	web := httptest.NewServer(s.api)
@@ -120,7 +120,7 @@ func startServer(t testing.TB, net *simnet.Net, name event.Server, cfg Config) *
 // open starts a single server where everyone may register.
 func open(t testing.TB) *server {
 	t.Helper()
-	return startServer(t, simnet.New(1), "hq", Config{Registration: "open"})
+	return startServer(t, simnet.New(1), "hq", "open", Config{})
 }
 
 // answer is an answer of the API.

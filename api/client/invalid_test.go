@@ -2,13 +2,16 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -194,4 +197,40 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	alice.ok("GET", v3+"/account/whoami", nil)
+}
+
+// Whatever path and body arrive, with a good session: no panic, no internal
+// error, an answer of the specification's form.
+func FuzzRequest(f *testing.F) {
+	for _, r := range routes() {
+		f.Add(r.method, strings.NewReplacer("{", "", "}", "").Replace(r.pattern), `{"user_id":"@bob:hq"}`)
+	}
+	f.Add("GET", "/_matrix/client/v3/rooms/%21a/state/%2F/%2f", "")
+	f.Add("PUT", "/_matrix/client/v3/directory/room/%23a%2Fb:hq?x=%zz", `{"room_id":1}`)
+	s := open(f)
+	alice := s.person("alice")
+	var spec *spectest.Spec
+	if spectest.Available() {
+		spec = spectest.Open(f)
+	}
+	f.Fuzz(func(t *testing.T, method, target, body string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || method == "OPTIONS" || strings.Contains(target, "/logout") {
+			return
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // a long-poll ends then
+		defer cancel()
+		req := &http.Request{Method: method, URL: u, Header: http.Header{"Authorization": {"Bearer " + alice.token}},
+			Body: io.NopCloser(strings.NewReader(body)), RemoteAddr: "192.0.2.1:1", Host: "hq"}
+		w := httptest.NewRecorder()
+		s.api.ServeHTTP(w, req.WithContext(ctx))
+		if w.Code >= 500 && w.Code != http.StatusGatewayTimeout {
+			t.Errorf("%s %q: %d %s", method, target, w.Code, w.Body)
+		}
+		if spec != nil {
+			if err := spec.Check(method, u.EscapedPath(), w.Code, w.Body.Bytes()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

@@ -236,8 +236,8 @@ func TestMembership(t *testing.T) {
 // Users of two servers meet: by alias, by invite, and through via.
 func TestAcrossServers(t *testing.T) {
 	net := simnet.New(7)
-	hq := startServer(t, net, "hq", Config{Registration: "open"})
-	branch := startServer(t, net, "branch", Config{Registration: "open"})
+	hq := startServer(t, net, "hq", "open", Config{})
+	branch := startServer(t, net, "branch", "open", Config{})
 	alice, bob, carol := hq.person("alice"), branch.person("bob"), branch.person("carol")
 	room := alice.room(obj{"preset": "public_chat", "room_alias_name": "open"})
 

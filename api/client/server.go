@@ -31,13 +31,12 @@ import (
 
 // Config says what the API serves.
 type Config struct {
-	Node         *node.Node
-	Accounts     *account.Accounts
-	Store        *store.Store
-	PublicURL    string // base URL for well-known, empty: from the request
-	Registration string // closed, token, open
-	Limits       bool   // client rate limits
-	Logger       *slog.Logger
+	Node      *node.Node
+	Accounts  *account.Accounts
+	Store     *store.Store
+	PublicURL string // base URL for well-known, empty: from the request
+	Limits    bool   // client rate limits
+	Logger    *slog.Logger
 }
 
 // Server is the API. It is safe for concurrent use.
@@ -117,7 +116,7 @@ func markSlashes(r *http.Request, escaped string) *http.Request {
 // clean reports whether a path is one that ServeMux would not redirect.
 func clean(p string) bool {
 	c := path.Clean(p)
-	return strings.HasPrefix(p, "/") && (p == c || p == c+"/")
+	return strings.HasPrefix(p, "/") && (p == c || c != "/" && p == c+"/")
 }
 
 // endpointHandler serves one path.

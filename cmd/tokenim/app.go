@@ -149,7 +149,7 @@ func (a *app) openNode(ctx context.Context) (err error) {
 	})
 	a.client = client.New(client.Config{
 		Node: a.node, Accounts: a.accounts, Store: a.store, PublicURL: cfg.HTTP.PublicURL,
-		Registration: cfg.Registration.Mode, Limits: cfg.Limits.Enabled, Logger: a.log.With("part", "client"),
+		Limits: cfg.Limits.Enabled, Logger: a.log.With("part", "client"),
 	})
 	return nil
 }
