@@ -19,7 +19,7 @@ const (
 	maxEDU       = 32 << 10 // bytes of an ephemeral message
 	maxPlain     = maxPDUBytes + maxPDUs*4 + maxHeads*36 + 256
 	maxZstdRatio = 100
-	minZstd      = 1 << 10 // below this compression does not pay
+	minZstd      = 4 << 10 // a single message is sent as it is: 50 us for a few hundred bytes do not pay
 )
 
 const (
