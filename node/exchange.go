@@ -189,7 +189,9 @@ func (n *Node) handleHeads(_ context.Context, from event.Server, body []byte) (a
 // answerHeads answers for one room. Who is not in it gets nothing beyond the end
 // of its own membership, but may hold what is not known here: a user who joined
 // at the same time as the last other one was removed, or through a server that is
-// gone. What a ban forbids is soft-failed; a budget bounds the rest.
+// gone. And a node that thinks it has left may be told of a join whose answer was
+// lost (protocol C12.13). What a ban forbids is soft-failed; a budget bounds the
+// rest.
 func (n *Node) answerHeads(from event.Server, theirs heads) (mine heads, err error) {
 	if err := checkRoom(theirs.Room); err != nil {
 		return mine, err
@@ -212,10 +214,10 @@ func (n *Node) answerHeads(from event.Server, theirs heads) (mine heads, err err
 		if unknown, err = absent(tx, theirs.Leaves); err != nil {
 			return err
 		}
+		if here != resident && len(unknown) > 0 && n.strangers.allow(string(from)) {
+			n.peers.want(from, theirs.Room, unknown, strangerPages)
+		}
 		if !resident {
-			if here && len(unknown) > 0 && n.strangers.allow(string(from)) {
-				n.peers.want(from, theirs.Room, unknown, strangerPages)
-			}
 			mine, err = endOf(tx, theirs.Room, from)
 			return err
 		}
