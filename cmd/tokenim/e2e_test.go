@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
 	"maunium.net/go/mautrix"
 	mevent "maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
@@ -175,6 +176,20 @@ func pinByAPI(t *testing.T, hq *testNode, root *user, branch *testNode) {
 	if want := fmt.Sprintf(`{"name":"branch","peer_id":%q}`, branch.app.identity.PeerID()); status != 200 || strings.TrimSpace(answer) != want {
 		t.Fatalf("%d %s, want %s", status, answer, want)
 	}
+	peers := hq.app.url() + "/_tokenim/admin/v1/peers"
+	for _, tt := range []struct {
+		method, url, body string
+		status            int
+	}{
+		{"POST", peers, string(body), 200}, // again
+		{"POST", peers, `{"link":"` + hq.link() + `"}`, 400},
+		{"POST", peers, `{"link":"` + strings.Replace(branch.link(), "n=branch", "n=other", 1) + `"}`, 400},
+		{"DELETE", peers + "/nobody", "", 404},
+	} {
+		if status, answer := root.admin(tt.method, tt.url, tt.body); status != tt.status {
+			t.Errorf("%s %s %s: %d %s, want %d", tt.method, tt.url, tt.body, status, answer, tt.status)
+		}
+	}
 	l, err := hq.app.network.Link()
 	must(t, err)
 	must(t, pinPeer(branch.cfg, l))
@@ -248,4 +263,19 @@ func sameHoldings(t *testing.T, room event.RoomID, nodes ...*testNode) {
 		}
 		return nil
 	}))
+}
+
+// TestNoGoroutineLeft: a node that has ended has ended all its goroutines.
+func TestNoGoroutineLeft(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	n := newTestNode(t, "hq", nil)
+	tr := &http.Transport{}
+	resp, err := (&http.Client{Transport: tr}).Get(n.app.url() + "/healthz")
+	must(t, err)
+	resp.Body.Close()
+	tr.CloseIdleConnections()
+	n.end()
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
+	}
 }

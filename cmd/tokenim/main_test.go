@@ -43,7 +43,7 @@ func (c cleanEnv) Run() int {
 const runAsProgram = "GO_TEST_RUN_TOKENIM"
 
 // waitLimit bounds every wait for something that must happen.
-const waitLimit = 20 * time.Second
+const waitLimit = time.Minute
 
 // eventually waits until check returns nil, and returns its last error if that
 // takes too long.

@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -46,10 +46,15 @@ func peerAddCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if link.PeerID == id.PeerID() {
+			switch {
+			case link.PeerID == id.PeerID():
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning: this is the node's own link; nothing to do")
-			} else if err := pinPeer(cfg, link); err != nil {
-				return err
+			case link.Name == id.Name:
+				return fmt.Errorf("the link has this node's own name %s, but another key: one of the two needs another name", id.Name)
+			default:
+				if err := pinPeer(cfg, link); err != nil {
+					return err
+				}
 			}
 			return printJSON(cmd.OutOrStdout(), peerOut{Name: link.Name, PeerID: link.PeerID})
 		},
@@ -137,22 +142,28 @@ var _ admin.Peers = pinnedPeers{}
 
 // AddPeer implements admin.Peers.
 func (p pinnedPeers) AddPeer(link string) (event.Peer, error) {
-	if _, err := federation.ParseLink(link); err != nil {
-		return event.Peer{}, fmt.Errorf("%w: %w", admin.ErrLink, err)
-	}
 	l, err := p.network.AddPeer(link)
 	if err != nil {
-		var file *os.PathError
-		if !errors.As(err, &file) {
-			err = fmt.Errorf("%w: %w", admin.ErrLink, err)
-		}
-		return event.Peer{}, err
+		return event.Peer{}, peersError(err)
 	}
 	return event.Peer{Name: l.Name, PeerID: l.PeerID, Addresses: l.Addrs}, nil
 }
 
 // RemovePeer implements admin.Peers.
-func (p pinnedPeers) RemovePeer(name event.Server) error { return p.network.RemovePeer(name) }
+func (p pinnedPeers) RemovePeer(name event.Server) error {
+	return peersError(p.network.RemovePeer(name))
+}
+
+// peersError gives the network's errors the names that the API knows.
+func peersError(err error) error {
+	switch {
+	case errors.Is(err, federation.ErrLink), errors.Is(err, federation.ErrPinned):
+		return fmt.Errorf("%w: %w", admin.ErrLink, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w", admin.ErrUnknownPeer, err)
+	}
+	return err
+}
 
 // Peers implements admin.Peers.
 func (p pinnedPeers) Peers() []event.Peer { return p.network.Peers() }

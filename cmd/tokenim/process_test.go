@@ -348,6 +348,7 @@ func TestKill(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	t.Logf("%d messages", len(sent))
 	if t.Failed() {
 		return
 	}
