@@ -124,10 +124,10 @@ func lengthPrefixed(frame []byte) []byte {
 // settle writes the subscriptions that a change of access calls for. The
 // holder of frame calls it.
 func (g *outGuard) settle() error {
+	var topics map[string]struct{}
 	g.mu.Lock()
-	topics := g.touched
-	if len(topics) > 0 {
-		g.touched = map[string]struct{}{}
+	if len(g.touched) > 0 {
+		topics, g.touched = g.touched, map[string]struct{}{}
 	}
 	g.mu.Unlock()
 	var rpc []byte
