@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -247,6 +248,58 @@ func TestTerminate(t *testing.T) {
 	}
 	if exists(p.cfg.path(controlFile)) {
 		t.Error("the control socket is left behind")
+	}
+}
+
+// TestNothingPersonalInLogs: at the most talkative level neither logs nor
+// metrics show what users write, their passwords or their tokens (reliability B44).
+func TestNothingPersonalInLogs(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, "hq", "TOKENIM_LOG_LEVEL=debug", "TOKENIM_REGISTRATION_MODE=open", "TOKENIM_REGISTRATION_SHARED_SECRET=canary-secret")
+	var who struct {
+		Token string `json:"access_token"`
+	}
+	_, err := p.call("", "POST", "/_matrix/client/v3/register", map[string]any{
+		"username": "canary-user", "password": "canary-password", "initial_device_display_name": "canary-device",
+		"auth": map[string]string{"type": "m.login.dummy"},
+	}, &who)
+	must(t, err)
+	var room struct {
+		ID string `json:"room_id"`
+	}
+	_, err = p.call(who.Token, "POST", "/_matrix/client/v3/createRoom?q=canary-query", map[string]any{"name": "canary-name", "topic": "canary-topic"}, &room)
+	must(t, err)
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(room.ID) + "/send/m.room.message/canary-txn"
+	_, err = p.call(who.Token, "PUT", path, map[string]string{"msgtype": "m.text", "body": "canary-body"}, &struct{}{})
+	must(t, err)
+	for _, bad := range []struct{ token, method, path, body string }{
+		{who.Token, "PUT", path + "2", `"canary-json"`},
+		{"canary-token", "GET", "/_matrix/client/v3/account/whoami", ""},
+		{who.Token, "GET", "/_tokenim/admin/v1/stats?canary-query", ""},
+		{who.Token, "POST", "/_matrix/client/v3/canary-path", ""},
+		{who.Token, "POST", "/_matrix/client/v3/join/canary-room", "{}"},
+		{"", "POST", "/_matrix/client/v3/login", `{"type":"m.login.password","identifier":{"type":"m.id.user","user":"canary-user"},"password":"canary-wrong"}`},
+	} {
+		if status, err := p.call(bad.token, bad.method, bad.path, json.RawMessage(cmp.Or(bad.body, "null")), nil); status < 400 || status >= 500 {
+			t.Errorf("%s %s: %d %v", bad.method, bad.path, status, err)
+		}
+	}
+	resp, err := http.Get(p.url + "/metrics")
+	must(t, err)
+	defer resp.Body.Close()
+	metrics, err := io.ReadAll(resp.Body)
+	must(t, err)
+	if _, err := p.terminate(); err != nil {
+		t.Error(err)
+	}
+	out := p.output() + string(metrics)
+	if !strings.Contains(out, "level=DEBUG") && !strings.Contains(out, "level=INFO") || !strings.Contains(out, "tokenim_users 1\n") {
+		t.Fatalf("there is no log to look into: %s", out)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "canary") || strings.Contains(line, who.Token) {
+			t.Errorf("shown: %s", line)
+		}
 	}
 }
 
