@@ -61,7 +61,7 @@ func parseLink(s string) (Link, error) {
 		case i >= 2 && key == "a":
 			l.Addrs = append(l.Addrs, value)
 		default:
-			return Link{}, fmt.Errorf("parameter %.20q is not in its place; the order is n, p, a, a...", key)
+			return Link{}, fmt.Errorf("parameter %.20q is not in its place; the order is n, p, then every a", key)
 		}
 	}
 	_, _, err := l.check()

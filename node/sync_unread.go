@@ -76,7 +76,7 @@ func (n *notices) get(tx *store.Tx, r event.RoomID, now store.Position) (roomNot
 	}
 	fresh := !ok || more
 	if fresh && err == nil {
-		if evs, more, err = tx.TimelineBack(r, now, unreadScan); err == nil {
+		if evs, _, err = tx.TimelineBack(r, now, unreadScan); err == nil {
 			slices.Reverse(evs)
 		}
 	}

@@ -145,12 +145,6 @@ func (c *control) shutdown(ctx context.Context) {
 	}
 }
 
-// close gives up a socket that never served.
-func (c *control) close() {
-	c.removeFiles()
-	c.listener.Close()
-}
-
 func (c *control) node(*http.Request) (any, error) {
 	link, err := c.app.network.Link()
 	if err != nil {

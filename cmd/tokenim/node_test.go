@@ -168,17 +168,8 @@ func newClient(t testing.TB, url string, tr http.RoundTripper) *user {
 func (u *user) registered(r *mautrix.RespRegister, err error) *user {
 	u.t.Helper()
 	must(u.t, err)
-	u.cli.SetCredentials(r.UserID, r.AccessToken)
-	u.cli.DeviceID = r.DeviceID
+	u.cli.UserID, u.cli.AccessToken, u.cli.DeviceID = r.UserID, r.AccessToken, r.DeviceID
 	return u
-}
-
-// moved tells the client that its node has another address now.
-func (u *user) moved(url string) {
-	u.t.Helper()
-	parsed, err := mautrix.ParseAndNormalizeBaseURL(url)
-	must(u.t, err)
-	u.cli.HomeserverURL = parsed
 }
 
 // sync asks once and waits at most for the time given.
