@@ -106,8 +106,7 @@ func (g *gatedHost) SetStreamHandler(id protocol.ID, handle network.StreamHandle
 			_ = s.Reset()
 			return
 		}
-		guard := newInGuard(s, func(topic string) bool { return g.n.access.see(r.name, topic) }, g.n.stray,
-			func(topic string) bool { return g.n.graftAtOnce(r.id, topic) })
+		guard := g.n.newInGuard(s, r.name, r.id)
 		g.n.peers.setIn(r, guard)
 		if !g.n.start(guard.pump) {
 			_ = guard.Reset()

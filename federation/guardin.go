@@ -9,7 +9,10 @@ import (
 
 	pool "github.com/libp2p/go-buffer-pool"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/tokenim/tokenim/node/event"
 )
 
 // maxPeerTopics bounds the topics of one peer that are remembered.
@@ -22,9 +25,10 @@ const maxPeerTopics = 50_000
 // reach the router, which would remember their ids and drop honest copies.
 type inGuard struct {
 	network.Stream
-	see   func(topic string) bool
-	stray func(topic string)      // a message without access was dropped
-	graft func(topic string) bool // a new follower belongs into the mesh at once
+	see    func(topic string) bool
+	stray  func(topic string)      // a message without access was dropped
+	graft  func(topic string) bool // a new follower belongs into the mesh at once
+	pruned func(topic string)      // the router is about to get a PRUNE
 
 	frames chan []byte // from pump to Read
 	ended  chan struct{}
@@ -44,9 +48,14 @@ type inGuard struct {
 	touched map[string]struct{}
 }
 
-func newInGuard(s network.Stream, see func(string) bool, stray func(string), graft func(string) bool) *inGuard {
+// newInGuard makes the guard of a stream of a peer.
+func (n *Network) newInGuard(s network.Stream, name event.Server, id peer.ID) *inGuard {
 	return &inGuard{
-		Stream: s, see: see, stray: stray, graft: graft,
+		Stream: s,
+		see:    func(topic string) bool { return n.access.see(name, topic) },
+		stray:  n.stray,
+		graft:  func(topic string) bool { return n.graftAtOnce(id, topic) },
+		pruned: func(topic string) { n.tracer.note(meshLink{id, topic}) },
 		frames: make(chan []byte), ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		said: map[string]bool{}, shown: map[string]bool{}, touched: map[string]struct{}{},
 	}
@@ -152,6 +161,7 @@ func (g *inGuard) settle() []byte {
 		case !see && g.shown[t]:
 			rpc = appendPrune(appendSubscription(rpc, t, false), t, pruneSeconds)
 			delete(g.shown, t)
+			g.pruned(t)
 		}
 	}
 	if len(rpc) == 0 {
@@ -214,13 +224,16 @@ func (g *inGuard) subscription(topic string, subscribe bool) bool {
 
 // topic implements frameRules.
 func (g *inGuard) topic(p part, topic string) bool {
-	if g.see(topic) {
+	switch see := g.see(topic); {
+	case p == partPrune && (see || g.shown[topic]):
+		g.pruned(topic) // before the router knows: a SUBSCRIBE may follow in the same breath
 		return true
-	}
-	if p == partMessage {
+	case see:
+		return true
+	case p == partMessage:
 		g.stray(topic)
 	}
-	return p == partPrune && g.shown[topic]
+	return false
 }
 
 // id implements frameRules: what a peer wants is checked when it is sent.
