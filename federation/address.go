@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -113,17 +114,40 @@ func choosePort(dir string) (int, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return 0, err
 	}
-	for p := DefaultPort; p < DefaultPort+portsTried; p++ {
-		if !portFree(p) {
-			continue
-		}
-		err := writeNew(path, []byte(strconv.Itoa(p)+"\n"))
-		if errors.Is(err, fs.ErrExist) { // another process chose at the same time
-			return choosePort(dir)
-		}
-		return p, err
+	p, err := nextFree(DefaultPort)
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("no free port from %d to %d; set p2p.listen", DefaultPort, DefaultPort+portsTried-1)
+	err = writeNew(path, []byte(strconv.Itoa(p)+"\n"))
+	if errors.Is(err, fs.ErrExist) { // another process chose at the same time
+		return choosePort(dir)
+	}
+	return p, err
+}
+
+func nextFree(from int) (int, error) {
+	for p := from; p < from+portsTried && p < 1<<16; p++ {
+		if portFree(p) {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("no free port from %d on; set p2p.listen", from)
+}
+
+// claimPort sees to it that the kept port is free to listen on: if it is taken,
+// the next free one is kept from now on. Peers learn of the change: this node dials them, too, and its
+// record has the new addresses.
+func claimPort(dir string, log *slog.Logger) error {
+	p, err := choosePort(dir)
+	if err != nil || portFree(p) {
+		return err
+	}
+	next, err := nextFree(DefaultPort)
+	if err != nil {
+		return err
+	}
+	log.Warn("the port for peers is taken, another one is used from now on; links handed out before name the old one", "old", p, "new", next)
+	return writeReplace(filepath.Join(dir, filePort), []byte(strconv.Itoa(next)+"\n"))
 }
 
 // portFree reports whether a port can be bound for TCP and UDP on all addresses.

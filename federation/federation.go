@@ -138,6 +138,11 @@ func (n *Network) open(ctx context.Context) error {
 	if n.announce, err = parseAddrs("p2p.announce", n.cfg.Announce, n.id.PeerID()); err != nil {
 		return err
 	}
+	if len(n.cfg.Listen) == 0 {
+		if err := claimPort(n.id.dir, n.log); err != nil {
+			return err
+		}
+	}
 	addrs, err := listenAddrs(n.id.dir, n.cfg.Listen)
 	if err != nil {
 		return err
