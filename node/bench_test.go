@@ -94,7 +94,7 @@ func BenchmarkRemoteCommit(b *testing.B) {
 	b.ResetTimer()
 	for len(raws) > 0 {
 		k := min(len(raws), maxPageIDs)
-		if _, err := bm.ingest(ctx0, acme, r, raws[:k]); err != nil {
+		if _, err := bm.ingest(ctx0, source{peer: acme, room: r}, raws[:k]); err != nil {
 			b.Fatal(err)
 		}
 		raws = raws[k:]

@@ -235,10 +235,6 @@ func (n *Node) answerHeads(from event.Server, theirs heads) (mine heads, err err
 	return mine, nil
 }
 
-// errNotHere answers who asks about a room that he is not in, whether it is held
-// here or not: nobody learns which.
-var errNotHere = refuse(codeForbidden, "you are not in the room")
-
 // endOf says to a server that its users are not in a room any more, by the
 // events that ended their memberships (protocol C12.3): it may have been away.
 func endOf(tx *store.Tx, r event.RoomID, from event.Server) (h heads, err error) {
@@ -255,7 +251,7 @@ func endOf(tx *store.Tx, r event.RoomID, from event.Server) (h heads, err error)
 		if event.UserID(k.StateKey).Server() != from || len(h.Leaves) >= maxLeaves {
 			return nil
 		}
-		ended, err := endsMembership(tx, id, from)
+		ended, err := endsMembership(tx, id, r, from)
 		if ended {
 			h.Leaves = append(h.Leaves, id)
 		}
@@ -265,27 +261,6 @@ func endOf(tx *store.Tx, r event.RoomID, from event.Server) (h heads, err error)
 		err = errNotHere
 	}
 	return h, err
-}
-
-// endsMembership reports whether an event ended the joined membership of a user
-// of a server. Who never was joined gets nothing.
-func endsMembership(tx *store.Tx, id event.ID, of event.Server) (bool, error) {
-	e, err := tx.Event(id)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	if e.Type != typeMember || e.StateKey == nil || event.UserID(*e.StateKey).Server() != of ||
-		e.Membership() == join || e.Status == store.Outlier {
-		return false, nil
-	}
-	st, err := tx.State(e.Before)
-	if err != nil {
-		return false, err
-	}
-	before, err := st.StateEvent(typeMember, *e.StateKey)
-	return before != nil && before.Membership() == join, err
 }
 
 // ask makes a call with JSON on both sides.

@@ -62,7 +62,7 @@ func (n *Node) joinAt(ctx context.Context, user event.UserID, r event.RoomID, s 
 	if e, err = n.cosigned(e, answer.Event); err != nil {
 		return err
 	}
-	b, err := n.fetchState(ctx, s, r, answer.State, answer.Auth, answer.Events)
+	b, err := n.fetchState(ctx, source{peer: s, room: r}, answer.State, answer.Auth, answer.Events)
 	if err != nil {
 		return err
 	}

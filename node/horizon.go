@@ -107,7 +107,8 @@ func (h *horizons) add(st *store.Stored) {
 // extendHorizon fetches an event below the horizon and the state before it, and
 // lets the graph begin there too. It is kept from the timeline: for clients it is
 // history.
-func (n *Node) extendHorizon(ctx context.Context, from event.Server, r event.RoomID, id event.ID) error {
+func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error {
+	from, r := src.peer, src.room
 	var held, whole bool
 	err := n.store.View(func(tx *store.Tx) (err error) {
 		if whole, err = tx.Has(r.Create()); err != nil {
@@ -126,19 +127,19 @@ func (n *Node) extendHorizon(ctx context.Context, from event.Server, r event.Roo
 	}
 	page, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	answer, err := ask[stateAnswer](page, n, from, CallState, stateRequest{Room: r, Event: id})
+	answer, err := ask[stateAnswer](page, n, from, CallState, stateRequest{Room: r, Event: id, For: src.want})
 	if err != nil {
 		return err
 	}
 	n.learn(answer.Records)
-	if err := n.confirm(ctx, from, r, id, answer.State); err != nil {
+	if err := n.confirm(ctx, src, id, answer.State); err != nil {
 		return err
 	}
 	x := n.read(r, pdus{answer.Event})[0]
 	if x.err != nil || x.ID() != id || x.Type == typeCreate {
 		return fmt.Errorf("%w: not the event that was asked for", errBadAnswer)
 	}
-	b, err := n.fetchState(ctx, from, r, answer.State, answer.Auth, nil)
+	b, err := n.fetchState(ctx, src, answer.State, answer.Auth, nil)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,8 @@ func (n *Node) extendHorizon(ctx context.Context, from event.Server, r event.Roo
 // confirm asks a second resident for the state before an event and refuses a
 // state that the two do not agree on. Where nobody else can tell, the first is
 // believed: it can claim no event that was not signed and authorized.
-func (n *Node) confirm(ctx context.Context, first event.Server, r event.RoomID, id event.ID, state []event.ID) error {
+func (n *Node) confirm(ctx context.Context, src source, id event.ID, state []event.ID) error {
+	first, r := src.peer, src.room
 	others, _, err := n.servers(r)
 	if err != nil {
 		return err
@@ -166,7 +168,7 @@ func (n *Node) confirm(ctx context.Context, first event.Server, r event.RoomID, 
 	others = slices.DeleteFunc(others, func(s event.Server) bool { return s == first })
 	for _, s := range n.peers.choose(others, askPeers, true) {
 		page, cancel := context.WithTimeout(ctx, callTimeout)
-		answer, err := ask[stateAnswer](page, n, s, CallState, stateRequest{Room: r, Event: id})
+		answer, err := ask[stateAnswer](page, n, s, CallState, stateRequest{Room: r, Event: id, For: src.want})
 		cancel()
 		if err != nil {
 			continue
@@ -189,12 +191,12 @@ func sorted(ids []event.ID) []event.ID {
 
 // fetchState returns the events of a state and its auth chain that are not known
 // here. given are events that came along.
-func (n *Node) fetchState(ctx context.Context, from event.Server, r event.RoomID, state, auth []event.ID, given pdus) (bundle, error) {
+func (n *Node) fetchState(ctx context.Context, src source, state, auth []event.ID, given pdus) (bundle, error) {
 	if len(state)+len(auth) > maxState {
 		return nil, fmt.Errorf("%w: a state of %d and %d events", errBadAnswer, len(state), len(auth))
 	}
 	b := bundle{}
-	for _, x := range n.read(r, given) {
+	for _, x := range n.read(src.room, given) {
 		if x.err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadAnswer, x.err)
 		}
@@ -222,7 +224,7 @@ func (n *Node) fetchState(ctx context.Context, from event.Server, r event.RoomID
 	if err != nil {
 		return nil, err
 	}
-	return b, n.fetchEvents(ctx, from, r, ids, b)
+	return b, n.fetchEvents(ctx, src, ids, b)
 }
 
 // maxState is how many events a state and its auth chain may have.
@@ -260,7 +262,11 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 	if err := checkRoom(req.Room); err != nil {
 		return nil, err
 	}
-	if err := n.mayFetch(from, req.Room, nil); err != nil {
+	if err := checkIDs(req.For, maxWant); err != nil {
+		return nil, err
+	}
+	ends, resident, err := n.grant(from, req.Room, req.For)
+	if err != nil {
 		return nil, err
 	}
 	var answer stateAnswer
@@ -270,6 +276,15 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 			return refuse(codeNotFound, "the event is not in the graph here")
 		} else if err != nil {
 			return err
+		}
+		if !resident {
+			led, err := ancestors(tx, req.Room, []event.ID{req.Event}, ends)
+			if err != nil {
+				return err
+			}
+			if len(led) == 0 {
+				return errNotHere
+			}
 		}
 		answer.Event = st.JSON()
 		answer.State, answer.Auth, err = stateIDs(tx, st.Before, st.Auth)

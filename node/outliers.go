@@ -31,11 +31,11 @@ func (s authState) StateEvent(typ, key string) (*event.Event, error) {
 // fetchEvents fetches events of a room by id from a peer and adds them to b once
 // they have been read and their signatures checked. Events that the peer does not
 // have or that are bad copies are missing from b afterwards.
-func (n *Node) fetchEvents(ctx context.Context, from event.Server, r event.RoomID, ids []event.ID, b bundle) error {
+func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bundle) error {
 	for len(ids) > 0 {
 		k := min(len(ids), maxIDs)
 		page, cancel := context.WithTimeout(ctx, pageTimeout)
-		answer, err := ask[eventsAnswer](page, n, from, CallEvents, eventsRequest{Room: r, Events: ids[:k]})
+		answer, err := ask[eventsAnswer](page, n, src.peer, CallEvents, eventsRequest{Room: src.room, Events: ids[:k], For: src.want})
 		cancel()
 		if err != nil {
 			return err
@@ -49,7 +49,7 @@ func (n *Node) fetchEvents(ctx context.Context, from event.Server, r event.RoomI
 			asked[id] = true
 		}
 		last := event.ID("")
-		for _, x := range n.read(r, answer.Events) {
+		for _, x := range n.read(src.room, answer.Events) {
 			if x.err != nil {
 				return fmt.Errorf("%w: %w", errBadAnswer, x.err)
 			}
@@ -121,13 +121,13 @@ func judgeByAuth(e, create *event.Event, find room.Lookup) (room.Verdict, error)
 
 // fetchOutliers fetches events that others refer to as auth events, and what
 // authorizes them in turn, and keeps them.
-func (n *Node) fetchOutliers(ctx context.Context, from event.Server, r event.RoomID, ids []event.ID) error {
+func (n *Node) fetchOutliers(ctx context.Context, src source, ids []event.ID) error {
 	b := bundle{}
 	for len(ids) > 0 {
 		if len(b)+len(ids) > maxOutliers {
 			return fmt.Errorf("more than %d auth events are missing", maxOutliers)
 		}
-		if err := n.fetchEvents(ctx, from, r, ids, b); err != nil {
+		if err := n.fetchEvents(ctx, src, ids, b); err != nil {
 			return err
 		}
 		var next []event.ID
@@ -158,7 +158,7 @@ func (n *Node) fetchOutliers(ctx context.Context, from event.Server, r event.Roo
 		}
 		ids = next
 	}
-	return n.keep(ctx, r, b.order())
+	return n.keep(ctx, src.room, b.order())
 }
 
 // keep puts events whose auth events are known or stand before them where they
@@ -232,8 +232,21 @@ func (n *Node) handleEvents(_ context.Context, from event.Server, body []byte) (
 	if err := checkIDs(req.Events, maxIDs); err != nil {
 		return nil, err
 	}
-	if err := n.mayFetch(from, req.Room, nil); err != nil {
+	if err := checkIDs(req.For, maxWant); err != nil {
 		return nil, err
+	}
+	ends, resident, err := n.grant(from, req.Room, req.For)
+	if err != nil {
+		return nil, err
+	}
+	if !resident {
+		err := n.store.View(func(tx *store.Tx) (err error) {
+			req.Events, err = ancestors(tx, req.Room, req.Events, ends)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	events, err := n.load(req.Room, req.Events, maxIDs, maxPage)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/tokenim/tokenim/node/event"
+	"github.com/tokenim/tokenim/node/room"
 	"github.com/tokenim/tokenim/store"
 )
 
@@ -28,6 +29,14 @@ type wish struct {
 	fresh  int  // of these, events that were new
 	total  int  // new events over all rounds
 	roots  []event.ID
+}
+
+// source is where events of a room come from, and what they were wanted for: who
+// was removed may have nothing but what led to that.
+type source struct {
+	peer event.Server
+	room event.RoomID
+	want []event.ID
 }
 
 // fulfil fetches the next page of a wish. An answer with more behind it puts the
@@ -66,7 +75,7 @@ func (n *Node) page(ctx context.Context, from event.Server, w *wish) (more bool,
 		return false, err
 	}
 	n.learn(answer.Records)
-	fresh, err := n.ingest(ctx, from, w.room, answer.Events)
+	fresh, err := n.ingest(ctx, source{peer: from, room: w.room, want: w.want}, answer.Events)
 	w.fresh += fresh
 	w.total += fresh
 	w.offset += len(answer.Events)
@@ -127,7 +136,8 @@ func locator(tx *store.Tx, r event.RoomID) ([]event.ID, error) {
 // ingest takes events of a room from a peer, ancestors first, and returns how
 // many were new. A bad event costs itself and what stands on it, no more
 // (protocol C11, poison items).
-func (n *Node) ingest(ctx context.Context, from event.Server, r event.RoomID, raws pdus) (fresh int, err error) {
+func (n *Node) ingest(ctx context.Context, src source, raws pdus) (fresh int, err error) {
+	from, r := src.peer, src.room
 	in := n.read(r, raws)
 	if servers := n.unknownSigners(in); len(servers) > 0 {
 		if err := n.fetchKeys(ctx, from, servers); err != nil {
@@ -159,7 +169,7 @@ func (n *Node) ingest(ctx context.Context, from event.Server, r event.RoomID, ra
 			size += len(good[k].JSON())
 			k++
 		}
-		count, err := n.take(ctx, from, r, good[:k], bad)
+		count, err := n.take(ctx, src, good[:k], bad)
 		fresh += count
 		if err != nil {
 			return fresh, err
@@ -171,7 +181,7 @@ func (n *Node) ingest(ctx context.Context, from event.Server, r event.RoomID, ra
 
 // take commits a batch. What an event refers to and is not here is fetched, and
 // the event tried once more.
-func (n *Node) take(ctx context.Context, from event.Server, r event.RoomID, batch []*event.Event, bad map[event.ID]bool) (fresh int, err error) {
+func (n *Node) take(ctx context.Context, src source, batch []*event.Event, bad map[event.ID]bool) (fresh int, err error) {
 	tried := event.ID("")
 	for len(batch) > 0 {
 		var (
@@ -206,13 +216,14 @@ func (n *Node) take(ctx context.Context, from event.Server, r event.RoomID, batc
 			err = errStillMissing
 		} else {
 			tried = e.ID()
-			err = n.obtain(ctx, from, r, missing)
+			err = n.obtain(ctx, src, missing)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return fresh, ctx.Err()
 			}
-			n.log.Info("an event was left out, what it refers to is not to be had", "peer", from, "room", r, "event", e.ID(), "error", err)
+			n.log.Info("an event was left out, what it refers to is not to be had", "peer", src.peer, "room", src.room, "event", e.ID(), "error", err)
+			n.askFormer(src.room, src.peer, missing.prev)
 			bad[e.ID()] = true
 			batch = batch[1:]
 		}
@@ -220,17 +231,51 @@ func (n *Node) take(ctx context.Context, from event.Server, r event.RoomID, batc
 	return fresh, nil
 }
 
+// askFormer asks servers that once were in a room for events that those who are
+// there do not have: a server may have joined through one that was removed, whose
+// part of the graph nobody else holds.
+func (n *Node) askFormer(r event.RoomID, except event.Server, ids []event.ID) {
+	if len(ids) == 0 || !n.strangers.allow(string(r)) {
+		return
+	}
+	var former []event.Server
+	err := n.store.View(func(tx *store.Tx) error {
+		rm, err := tx.Room(r)
+		if err != nil {
+			return err
+		}
+		st, err := tx.State(rm.State)
+		if err != nil {
+			return err
+		}
+		return st.Each(typeMember, func(k room.Key, _ event.ID) error {
+			s := event.UserID(k.StateKey).Server()
+			if s != except && s != n.Server() && !slices.Contains(former, s) {
+				former = append(former, s)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		n.log.Warn("the members of a room could not be listed", "room", r, "error", err)
+		return
+	}
+	for _, s := range n.peers.choose(former, askPeers, true) {
+		n.peers.want(s, r, ids, strangerPages)
+	}
+}
+
 var errStillMissing = errors.New("a prev_event or auth_event could not be taken")
 
 // obtain fetches what a refused event refers to.
-func (n *Node) obtain(ctx context.Context, from event.Server, r event.RoomID, m *missingError) error {
+func (n *Node) obtain(ctx context.Context, src source, m *missingError) error {
 	if len(m.auth) > 0 {
-		if err := n.fetchOutliers(ctx, from, r, m.auth); err != nil {
+		if err := n.fetchOutliers(ctx, src, m.auth); err != nil {
 			return err
 		}
 	}
 	for _, id := range m.prev {
-		if err := n.extendHorizon(ctx, from, r, id); err != nil {
+		if err := n.extendHorizon(ctx, src, id); err != nil {
 			return err
 		}
 	}
@@ -250,8 +295,12 @@ func (n *Node) handleMissing(ctx context.Context, from event.Server, body []byte
 	if req.Offset < 0 {
 		return nil, refuse(codeInvalid, "negative offset")
 	}
-	if err := n.mayFetch(from, req.Room, req.Want); err != nil {
+	ends, resident, err := n.grant(from, req.Room, req.Want)
+	if err != nil {
 		return nil, err
+	}
+	if !resident {
+		req.Want = ends
 	}
 	list, err := n.missing(from, req)
 	if err != nil {
@@ -273,33 +322,6 @@ func (n *Node) handleMissing(ctx context.Context, from event.Server, body []byte
 	answer.Rest = len(list.ids) - req.Offset - len(events)
 	answer.Records = n.recordsOf(events)
 	return answer, ctx.Err()
-}
-
-// mayFetch checks whether a server may have events of a room: it has joined users
-// there, or wants nothing but what ended their membership (protocol C12.3).
-func (n *Node) mayFetch(from event.Server, r event.RoomID, want []event.ID) error {
-	resident, err := n.isResident(r, from)
-	if errors.Is(err, store.ErrNotFound) {
-		return errNotHere
-	} else if err != nil || resident {
-		return err
-	}
-	if len(want) == 0 {
-		return errNotHere
-	}
-	return n.store.View(func(tx *store.Tx) error {
-		for _, id := range want {
-			ended, err := endsMembership(tx, id, from)
-			if err != nil {
-				return err
-			}
-			e, err := tx.Event(id)
-			if !ended || err != nil || e.Room != r {
-				return errNotHere
-			}
-		}
-		return nil
-	})
 }
 
 // gap is an answer that is handed out page by page.

@@ -161,6 +161,7 @@ type missingAnswer struct {
 type stateRequest struct {
 	Room  event.RoomID `json:"room_id"`
 	Event event.ID     `json:"event_id"`
+	For   []event.ID   `json:"for,omitempty"` // events whose ancestor it is: who was removed must name them
 }
 
 // stateAnswer names the state and its auth chain; events are fetched by id.
@@ -175,6 +176,7 @@ type stateAnswer struct {
 type eventsRequest struct {
 	Room   event.RoomID `json:"room_id"`
 	Events []event.ID   `json:"event_ids"`
+	For    []event.ID   `json:"for,omitempty"` // as in stateRequest
 }
 
 // eventsAnswer holds those that are known, in the order of the request, until
