@@ -32,6 +32,9 @@ func (n *Node) Send(ctx context.Context, req SendRequest) (event.ID, error) {
 	if req.User.Server() != n.Server() {
 		return "", fmt.Errorf("%w: not a user of this server", ErrForbidden)
 	}
+	if req.Type == typeCreate { // it would make another room (rule 1)
+		return "", fmt.Errorf("%w: a group has one create event", ErrForbidden)
+	}
 	if req.Type == typeMember && req.StateKey != nil {
 		if id, done, err := n.sendInvite(ctx, req); done || err != nil {
 			return id, err
