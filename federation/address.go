@@ -1,12 +1,14 @@
 package federation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,6 +70,13 @@ func transport(a ma.Multiaddr) string {
 		return "tcp"
 	}
 	return "quic"
+}
+
+// sortAddrs puts TCP before QUIC, and the rest in a fixed order.
+func sortAddrs(addrs []ma.Multiaddr) {
+	slices.SortFunc(addrs, func(a, b ma.Multiaddr) int {
+		return cmp.Or(cmp.Compare(transport(b), transport(a)), cmp.Compare(a.String(), b.String()))
+	})
 }
 
 // listenAddrs decodes configured addresses, or makes the default ones.

@@ -284,7 +284,7 @@ func (n *Network) Addrs() []string {
 	if err != nil {
 		addrs = n.host.Network().ListenAddresses()
 	}
-	slices.SortStableFunc(addrs, func(a, b ma.Multiaddr) int { return cmp.Compare(transport(b), transport(a)) })
+	sortAddrs(addrs)
 	return withPeer(addrs, n.id.PeerID())
 }
 
@@ -298,17 +298,7 @@ func (n *Network) Link() (Link, error) {
 	for _, a := range addrs[:min(len(addrs), maxAddresses)] {
 		l.Addrs = append(l.Addrs, a.String())
 	}
-	slices.SortStableFunc(l.Addrs, func(a, b string) int { return cmp.Compare(textTransport(b), textTransport(a)) })
 	return l, nil
-}
-
-// textTransport is transport for an address in text form.
-func textTransport(s string) string {
-	a, err := ma.NewMultiaddr(s)
-	if err != nil {
-		return ""
-	}
-	return transport(a)
 }
 
 // AddPeer pins a peer: writes PeersDir/NAME.link by rename and dials at once.

@@ -241,5 +241,7 @@ func (n *Network) dialableAddrs() ([]ma.Multiaddr, error) {
 	if len(n.announce) > 0 {
 		return n.announce, nil
 	}
-	return dialable(n.host.Network().ListenAddresses())
+	addrs := n.host.Network().ListenAddresses()
+	sortAddrs(addrs)
+	return dialable(addrs)
 }

@@ -39,7 +39,7 @@ func newHost(id *Identity, announce []ma.Multiaddr, gate *gater) (host.Host, err
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.ConnectionGater(gate),
 		libp2p.ResourceManager(limits),
-		libp2p.DialRanker(tcpFirst),
+		libp2p.SwarmOpts(swarm.WithDialRanker(tcpFirst)),
 		libp2p.WithDialTimeout(dialTimeout),
 		libp2p.DisableRelay(),
 		libp2p.DisableIdentifyAddressDiscovery(),

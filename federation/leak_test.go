@@ -417,9 +417,9 @@ func TestMalformedMessages(t *testing.T) {
 
 // A panic of the handler is nobody's fault but this node's.
 func TestGossipPanic(t *testing.T) {
-	a, b, rb := pair(t)
+	a, b, _ := pair(t)
 	b.stop(t)
-	rb = &nettest.Recorder{Verdict: func(g nettest.Gossip) error {
+	rb := &nettest.Recorder{Verdict: func(g nettest.Gossip) error {
 		if slices.ContainsFunc(g.PDUs, func(p []byte) bool { return string(p[:4]) == "boom" }) {
 			panic("boom")
 		}

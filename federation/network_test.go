@@ -79,7 +79,9 @@ func (h *testNode) open(t testing.TB) *Network {
 	}
 	h.n = n
 	h.cfg.Listen = nil
-	for _, a := range n.host.Network().ListenAddresses() {
+	addrs := n.host.Network().ListenAddresses()
+	sortAddrs(addrs)
+	for _, a := range addrs {
 		h.cfg.Listen = append(h.cfg.Listen, a.String())
 	}
 	return n

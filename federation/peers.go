@@ -178,13 +178,7 @@ func (p *peers) settle(r *remote) {
 	r.changed = make(chan struct{})
 }
 
-// isAdmitted reports whether the peer's streams are served.
-func (p *peers) isAdmitted(r *remote) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return r.isAdmitted()
-}
-
+// isAdmitted reports whether the peer's streams are served. peers.mu is held.
 func (r *remote) isAdmitted() bool {
 	for _, s := range r.conns {
 		if s.admitted {

@@ -277,11 +277,11 @@ type deadConn struct {
 // A node that was killed comes back under its port; the other one notices by
 // the new connection and gets through at once.
 func TestReconnectAfterRestart(t *testing.T) {
-	a, b, rb := pair(t)
+	a, b, _ := pair(t)
 	for i := range 3 {
 		addrs := b.cfg.Listen
 		b.stop(t)
-		rb = &nettest.Recorder{}
+		rb := &nettest.Recorder{}
 		b.start(t, rb)
 		if fmt.Sprint(addrs) != fmt.Sprint(b.cfg.Listen) {
 			t.Fatalf("ports %v, then %v", addrs, b.cfg.Listen)
