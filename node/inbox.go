@@ -78,14 +78,15 @@ func (b *inbox) put(r event.RoomID, events []arrival) error {
 	q := b.queue(r)
 	var err error
 	for _, a := range events {
+		if _, ok := b.waiting[a.ID()]; ok {
+			continue
+		}
 		if len(q.events) >= maxQueue {
 			err = errFull
 			break
 		}
-		if _, ok := b.waiting[a.ID()]; !ok {
-			b.waiting[a.ID()] = struct{}{}
-			q.events = append(q.events, a)
-		}
+		b.waiting[a.ID()] = struct{}{}
+		q.events = append(q.events, a)
 	}
 	b.schedule(r, q)
 	return err

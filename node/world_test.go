@@ -68,11 +68,7 @@ func testKey(s event.Server) event.SigningKey {
 
 // add opens a store in memory and starts a node on it.
 func (w *world) add(s event.Server) *member {
-	st, err := store.Open(store.Options{InMemory: true, Server: s})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	m := w.addOn(s, st)
+	m := w.addOn(s, memoryStore(w.t, s))
 	w.wait("connections of "+string(s), func() error {
 		for _, p := range m.peer.Peers() {
 			if p.State != "connected" && w.nodes[p.Name].running {
@@ -82,6 +78,15 @@ func (w *world) add(s event.Server) *member {
 		return nil
 	})
 	return m
+}
+
+func memoryStore(t testing.TB, s event.Server) *store.Store {
+	t.Helper()
+	st, err := store.Open(store.Options{InMemory: true, Server: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
 
 // addOn starts a node on a store that is closed at the end of the test.
