@@ -170,7 +170,10 @@ func TestTemplateAttacks(t *testing.T) {
 
 	// What is not a fact of the template is ignored: a whole event in its place.
 	e.call = func(method string, body []byte) ([]byte, error) {
-		if method != CallMakeJoin {
+		if method != CallMakeJoin && method != CallSendJoin {
+			return nil, refuse(codeNotFound, "no")
+		}
+		if method == CallSendJoin {
 			var req sendJoinRequest
 			if err := json.Unmarshal(body, &req); err != nil {
 				return nil, err
