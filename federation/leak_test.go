@@ -59,7 +59,9 @@ func newSpy(t *testing.T, victim *testNode) *spy {
 	if _, err := s.n.AddPeer(victim.link(t)); err != nil {
 		t.Fatal(err)
 	}
-	nettest.Wait(t, "the spy to be connected", func() bool { return r.Connected(victim.n.Self()) })
+	nettest.Wait(t, "the spy to be connected", func() bool {
+		return r.Connected(victim.n.Self()) && victim.n.peers.isConnected(victim.n.peers.named(s.n.Self()))
+	})
 	return s
 }
 
