@@ -81,23 +81,23 @@ func BenchmarkRemoteCommit(b *testing.B) {
 	r := a.create(alice, CreateRequest{Preset: "public_chat"})
 	w.wait("a connection", func() error { return bm.Join(ctx0, bob, r, []event.Server{acme}, nil) })
 	w.net.Unlink(acme, birch)
-	raws := make(pdus, b.N)
-	for i := range raws {
+	page := make(pdus, b.N)
+	for i := range page {
 		id := a.say(alice, r, "hello")
 		events, err := a.load(r, []event.ID{id}, 1, maxPage)
 		if err != nil {
 			b.Fatal(err)
 		}
-		raws[i] = events[0].JSON()
+		page[i] = events.events[0].JSON()
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	for len(raws) > 0 {
-		k := min(len(raws), maxPageIDs)
-		if _, err := bm.ingest(ctx0, source{peer: acme, room: r}, raws[:k]); err != nil {
+	for len(page) > 0 {
+		k := min(len(page), maxPageIDs)
+		if _, err := bm.ingest(ctx0, source{peer: acme, room: r}, page[:k], nil); err != nil {
 			b.Fatal(err)
 		}
-		raws = raws[k:]
+		page = page[k:]
 	}
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")

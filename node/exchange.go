@@ -263,12 +263,18 @@ func endOf(tx *store.Tx, r event.RoomID, from event.Server) (h heads, err error)
 	return h, err
 }
 
-// ask makes a call with JSON on both sides.
+// ask makes a call with JSON on both sides. Without a deadline of its own it
+// waits callTimeout.
 func ask[T any](ctx context.Context, n *Node, to event.Server, method string, req any) (T, error) {
 	var none T
 	body, err := json.Marshal(req)
 	if err != nil {
 		return none, err
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, callTimeout)
+		defer cancel()
 	}
 	answer, err := n.net.Call(ctx, to, method, body)
 	if err != nil {

@@ -379,3 +379,51 @@ func TestLossOfGossip(t *testing.T) {
 		w.agree(r, acme, birch)
 	}
 }
+
+// Redacted events travel with their redactions; a copy without content and
+// without a redaction is a bad one.
+func TestRedactedEventsTravel(t *testing.T) {
+	w := newWorld(t, 15, acme, birch)
+	a, b := w.nodes[acme], w.nodes[birch]
+	alice, bob := a.user("alice"), b.user("bob")
+	r := a.create(alice, CreateRequest{Preset: "public_chat", Name: "secret"})
+	redact := func(id event.ID) {
+		t.Helper()
+		_, err := a.Send(ctx0, SendRequest{User: alice, Room: r, Type: typeRedaction, Content: marshalled(map[string]event.ID{"redacts": id})})
+		w.must(err)
+	}
+	name := a.stateEvent(r, typeName, "").ID()
+	redact(name)
+	redact(a.stateEvent(r, typeMember, string(alice)).ID()) // an auth event of the join
+	w.must(b.Join(ctx0, bob, r, []event.Server{acme}, nil))
+	w.agree(r, acme, birch)
+	if e := b.stateEvent(r, typeName, ""); e.ID() != name || !e.Redacted() {
+		t.Errorf("%s", e.JSON())
+	}
+	b.kill()
+	id := a.say(alice, r, "to be redacted")
+	whole, err := a.load(r, []event.ID{id}, 1, maxPage)
+	w.must(err)
+	redact(id)
+	last := a.say(alice, r, "after it")
+	b.start()
+	b.has(last)
+	if st, err := b.load(r, []event.ID{id}, 1, maxPage); err != nil || !st.events[0].Redacted() {
+		t.Errorf("%v, %v", st, err)
+	}
+	w.agree(r, acme, birch)
+
+	w.net.Unlink(acme, birch)
+	next := a.say(alice, r, "whole")
+	if whole, err = a.load(r, []event.ID{next}, 1, maxPage); err != nil {
+		t.Fatal(err)
+	}
+	bare, err := whole.events[0].Redact()
+	w.must(err)
+	if fresh, err := b.ingest(ctx0, source{peer: acme, room: r}, pdus{bare.JSON()}, nil); fresh != 0 || err != nil {
+		t.Errorf("a bad copy was taken: %d, %v", fresh, err)
+	}
+	if fresh, err := b.ingest(ctx0, source{peer: acme, room: r}, raws(whole.events), nil); fresh != 1 || err != nil {
+		t.Errorf("the good one was not: %d, %v", fresh, err)
+	}
+}

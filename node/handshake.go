@@ -62,7 +62,7 @@ func (n *Node) joinAt(ctx context.Context, user event.UserID, r event.RoomID, s 
 	if e, err = n.cosigned(e, answer.Event); err != nil {
 		return err
 	}
-	b, err := n.fetchState(ctx, source{peer: s, room: r}, answer.State, answer.Auth, answer.Events)
+	b, err := n.fetchState(ctx, source{peer: s, room: r}, answer.State, answer.Auth, answer.Events, answer.Redactions)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (n *Node) fromTemplate(r event.RoomID, from event.Server, user event.UserID
 		return nil, nil, err
 	}
 	key := string(user)
-	auth, err := n.templateAuth(r, user, content, t.Auth)
+	auth, err := n.templateAuth(r, user, content, t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,15 +143,15 @@ func (n *Node) fromTemplate(r event.RoomID, from event.Server, user event.UserID
 
 // templateAuth checks the auth events of a template: signed events of the room
 // at the places where auth events must be taken from, each once.
-func (n *Node) templateAuth(r event.RoomID, user event.UserID, content json.RawMessage, raws pdus) ([]event.ID, error) {
+func (n *Node) templateAuth(r event.RoomID, user event.UserID, content json.RawMessage, t template) ([]event.ID, error) {
 	key := string(user)
 	keys := room.AuthKeys(typeMember, &key, user, content)
-	if len(raws) > len(keys) {
-		return nil, fmt.Errorf("%w: %d auth events", errBadAnswer, len(raws))
+	if len(t.Auth) > len(keys) {
+		return nil, fmt.Errorf("%w: %d auth events", errBadAnswer, len(t.Auth))
 	}
-	ids := make([]event.ID, 0, len(raws))
+	ids := make([]event.ID, 0, len(t.Auth))
 	taken := map[room.Key]bool{}
-	for _, x := range n.read(r, raws) {
+	for _, x := range n.read(r, t.Auth, t.Redactions) {
 		if x.err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadAnswer, x.err)
 		}

@@ -135,11 +135,11 @@ func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error
 	if err := n.confirm(ctx, src, id, answer.State); err != nil {
 		return err
 	}
-	x := n.read(r, pdus{answer.Event})[0]
+	x := n.read(r, pdus{answer.Event}, answer.Redactions)[0]
 	if x.err != nil || x.ID() != id || x.Type == typeCreate {
 		return fmt.Errorf("%w: not the event that was asked for", errBadAnswer)
 	}
-	b, err := n.fetchState(ctx, src, answer.State, answer.Auth, nil)
+	b, err := n.fetchState(ctx, src, answer.State, answer.Auth, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -191,12 +191,12 @@ func sorted(ids []event.ID) []event.ID {
 
 // fetchState returns the events of a state and its auth chain that are not known
 // here. given are events that came along.
-func (n *Node) fetchState(ctx context.Context, src source, state, auth []event.ID, given pdus) (bundle, error) {
+func (n *Node) fetchState(ctx context.Context, src source, state, auth []event.ID, given, redactions pdus) (bundle, error) {
 	if len(state)+len(auth) > maxState {
 		return nil, fmt.Errorf("%w: a state of %d and %d events", errBadAnswer, len(state), len(auth))
 	}
 	b := bundle{}
-	for _, x := range n.read(src.room, given) {
+	for _, x := range n.read(src.room, given, redactions) {
 		if x.err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadAnswer, x.err)
 		}
@@ -286,9 +286,12 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 				return errNotHere
 			}
 		}
-		answer.Event = st.JSON()
+		var c copies
+		if err := c.add(tx, st); err != nil {
+			return err
+		}
+		answer.Event, answer.Redactions, answer.Records = st.JSON(), raws(c.redactions), c.records(n)
 		answer.State, answer.Auth, err = stateIDs(tx, st.Before, st.Auth)
-		answer.Records = n.recordsOf([]*event.Event{st.Event})
 		return err
 	})
 	return answer, err

@@ -459,7 +459,7 @@ func TestPoisonInPage(t *testing.T) {
 		good = append(good, id)
 		events, err := a.load(r, []event.ID{id}, 1, maxPage)
 		w.must(err)
-		page = append(page, events[0].JSON())
+		page = append(page, events.events[0].JSON())
 	}
 	first, err := event.Parse(page[0])
 	w.must(err)
@@ -476,7 +476,7 @@ func TestPoisonInPage(t *testing.T) {
 	orphan := signed(t, bad, testKey(acme))
 	mixed := pdus{json.RawMessage(`{}`), rejected.JSON(), unsigned.JSON(), orphan.JSON()}
 	mixed = append(append(mixed, page...), json.RawMessage(`nonsense`), fine.JSON())
-	fresh, err := b.ingest(ctx0, source{peer: acme, room: r}, mixed)
+	fresh, err := b.ingest(ctx0, source{peer: acme, room: r}, mixed, nil)
 	w.must(err)
 	if fresh != len(page)+1 {
 		t.Errorf("%d new events, not %d", fresh, len(page)+1)

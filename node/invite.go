@@ -170,7 +170,7 @@ func (n *Node) inviteRequest(tx *store.Tx, e *event.Event) (req inviteRequest, e
 	size := 0
 	add := func(typ, key string) error {
 		x, err := st.StateEvent(typ, key)
-		if err != nil || x == nil {
+		if err != nil || x == nil || x.Redacted() { // what is left of it would not help
 			return err
 		}
 		if size += len(x.JSON()); size > maxInviteB && len(req.State) > 0 {
@@ -273,7 +273,7 @@ func (n *Node) stripped(e *event.Event, state pdus) (json.RawMessage, error) {
 		out    []json.RawMessage
 		places []room.Key
 	)
-	for _, x := range append(n.read(e.Room, state), received{Event: e}) {
+	for _, x := range append(n.read(e.Room, state, nil), received{Event: e}) {
 		if x.err != nil {
 			return nil, refuse(codeInvalid, "the state of the invite: %v", x.err)
 		}

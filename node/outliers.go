@@ -49,7 +49,7 @@ func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bu
 			asked[id] = true
 		}
 		last := event.ID("")
-		for _, x := range n.read(src.room, answer.Events) {
+		for _, x := range n.read(src.room, answer.Events, answer.Redactions) {
 			if x.err != nil {
 				return fmt.Errorf("%w: %w", errBadAnswer, x.err)
 			}
@@ -252,11 +252,7 @@ func (n *Node) handleEvents(_ context.Context, from event.Server, body []byte) (
 	if err != nil {
 		return nil, err
 	}
-	answer := eventsAnswer{Events: make(pdus, len(events)), Records: n.recordsOf(events)}
-	for i, e := range events {
-		answer.Events[i] = e.JSON()
-	}
-	return answer, nil
+	return eventsAnswer{Events: raws(events.events), Redactions: raws(events.redactions), Records: events.records(n)}, nil
 }
 
 // authChain lists the auth events of the given events, theirs, and so on, without

@@ -176,6 +176,10 @@ func (p *publisher) add(tx *store.Tx, batch []*outgoing, by map[event.RoomID]*ou
 		if err != nil {
 			return nil, err
 		}
+		if st.Redacted() { // what is left of it is no good copy for gossip; peers fetch it
+			p.node.peers.doubt(r, "")
+			return batch, nil
+		}
 		o.pdus = append(o.pdus, st.JSON())
 	}
 	return batch, nil

@@ -75,7 +75,7 @@ func (n *Node) page(ctx context.Context, from event.Server, w *wish) (more bool,
 		return false, err
 	}
 	n.learn(answer.Records)
-	fresh, err := n.ingest(ctx, source{peer: from, room: w.room, want: w.want}, answer.Events)
+	fresh, err := n.ingest(ctx, source{peer: from, room: w.room, want: w.want}, answer.Events, answer.Redactions)
 	w.fresh += fresh
 	w.total += fresh
 	w.offset += len(answer.Events)
@@ -136,9 +136,9 @@ func locator(tx *store.Tx, r event.RoomID) ([]event.ID, error) {
 // ingest takes events of a room from a peer, ancestors first, and returns how
 // many were new. A bad event costs itself and what stands on it, no more
 // (protocol C11, poison items).
-func (n *Node) ingest(ctx context.Context, src source, raws pdus) (fresh int, err error) {
+func (n *Node) ingest(ctx context.Context, src source, events, redactions pdus) (fresh int, err error) {
 	from, r := src.peer, src.room
-	in := n.read(r, raws)
+	in := n.read(r, events, redactions)
 	if servers := n.unknownSigners(in); len(servers) > 0 {
 		if err := n.fetchKeys(ctx, from, servers); err != nil {
 			n.log.Info("server records were not fetched", "peer", from, "error", err)
@@ -159,6 +159,9 @@ func (n *Node) ingest(ctx context.Context, src source, raws pdus) (fresh int, er
 		case x.err != nil:
 			n.log.Info("an event was dropped", "peer", from, "room", r, "event", x.ID(), "error", x.err)
 			bad[x.ID()] = true
+			if n.strangers.allow("bad copies " + string(r)) {
+				n.peers.doubt(r, from) // others may have good ones
+			}
 		default:
 			good = append(good, x.Event)
 		}
@@ -314,13 +317,10 @@ func (n *Node) handleMissing(ctx context.Context, from event.Server, body []byte
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range events {
-		answer.Events = append(answer.Events, e.JSON())
-	}
-	// The list may end before the gap does. Then the asker finds out with its next
-	// comparison and asks again from where it stands.
-	answer.Rest = len(list.ids) - req.Offset - len(events)
-	answer.Records = n.recordsOf(events)
+	// The list may end before the gap does. Then the asker begins anew from where it
+	// stands.
+	answer.Rest = len(list.ids) - req.Offset - len(events.events)
+	answer.Events, answer.Redactions, answer.Records = raws(events.events), raws(events.redactions), events.records(n)
 	return answer, ctx.Err()
 }
 
@@ -355,31 +355,4 @@ func (n *Node) missing(from event.Server, req missingRequest) (gap, error) {
 		n.gaps.Add(key, g)
 	}
 	return g, err
-}
-
-// load returns events by id until one of the limits is reached, but at least one
-// if any is there; unknown ones and those of other rooms are left out.
-func (n *Node) load(r event.RoomID, ids []event.ID, count, size int) (events []*event.Event, err error) {
-	err = n.store.View(func(tx *store.Tx) error {
-		events = events[:0]
-		bytes := 0
-		for _, id := range ids {
-			st, err := tx.Event(id)
-			if errors.Is(err, store.ErrNotFound) {
-				continue
-			} else if err != nil {
-				return err
-			}
-			if st.Room != r {
-				continue
-			}
-			bytes += len(st.JSON())
-			if len(events) > 0 && (bytes > size || len(events) == count) {
-				return nil
-			}
-			events = append(events, st.Event)
-		}
-		return nil
-	})
-	return events, err
 }

@@ -67,17 +67,12 @@ func (n *Node) makeTemplate(from event.Server, req makeJoinRequest, membership s
 		if err != nil {
 			return err
 		}
-		t.Create, t.Prev, t.Depth, t.Auth = create.JSON(), b.Prev, b.Depth, pdus{}
-		signed := []*event.Event{create.Event}
-		for _, id := range b.Auth {
-			a, err := tx.Event(id)
-			if err != nil {
-				return err
-			}
-			t.Auth = append(t.Auth, a.JSON())
-			signed = append(signed, a.Event)
+		c, err := loadFrom(tx, req.Room, b.Auth, len(b.Auth), maxPage)
+		if err != nil {
+			return err
 		}
-		t.Records = n.recordsOf(signed)
+		t.Create, t.Prev, t.Depth = create.JSON(), b.Prev, b.Depth
+		t.Auth, t.Redactions, t.Records = raws(c.events), raws(c.redactions), c.records(n)
 		return nil
 	})
 	return t, err
@@ -225,36 +220,16 @@ func (n *Node) joinAnswer(id event.ID) (any, error) {
 		if e.Status != store.Accepted {
 			return refuse(codeForbidden, "the join was not accepted")
 		}
-		answer = joinAnswer{Event: e.JSON(), Events: pdus{}}
+		answer = joinAnswer{Event: e.JSON()}
 		if answer.State, answer.Auth, err = stateIDs(tx, e.Before, e.Auth); err != nil {
 			return err
 		}
-		events, err := firstOf(tx, slices.Concat(answer.Auth, answer.State))
+		c, err := loadFrom(tx, e.Room, slices.Concat(answer.Auth, answer.State), maxState, maxPage)
 		if err != nil {
 			return err
 		}
-		for _, x := range events {
-			answer.Events = append(answer.Events, x.JSON())
-		}
-		answer.Records = n.recordsOf(append(events, e.Event))
+		answer.Events, answer.Redactions, answer.Records = raws(c.events), raws(c.redactions), c.records(n)
 		return nil
 	})
 	return answer, err
-}
-
-// firstOf returns as many of the events as one answer holds.
-func firstOf(tx *store.Tx, ids []event.ID) ([]*event.Event, error) {
-	var events []*event.Event
-	size := 0
-	for _, id := range ids {
-		x, err := tx.Event(id)
-		if err != nil {
-			return nil, err
-		}
-		if size += len(x.JSON()); size > maxPage && len(events) > 0 {
-			break
-		}
-		events = append(events, x.Event)
-	}
-	return events, nil
 }

@@ -60,9 +60,32 @@ type received struct {
 	err error // why it cannot be taken; Event is nil if it could not be read
 }
 
+// errBadCopy says that the content of an event is not what its author signed, and
+// nothing shows that it was redacted. It is no verdict: another copy may be good
+// (protocol C12.1).
+var errBadCopy = errors.New("the content hash does not match")
+
 // read parses events of a room and checks their signatures, on all cores.
-// Nothing of it needs the store.
-func (n *Node) read(r event.RoomID, raws pdus) []received {
+// Nothing of it needs the store. A redacted copy is taken if one of redactions, or
+// of the events, is a redaction of it.
+func (n *Node) read(r event.RoomID, raws, redactions pdus) []received {
+	out := n.readAll(r, raws)
+	redacted := map[event.ID]bool{}
+	for _, x := range slices.Concat(out, n.readAll(r, redactions)) {
+		if x.err == nil && x.Type == typeRedaction {
+			redacted[x.Redacts()] = true
+		}
+	}
+	for i, x := range out {
+		if x.err == nil && x.Redacted() && !redacted[x.ID()] {
+			out[i].err = errBadCopy
+		}
+	}
+	return out
+}
+
+// readAll is read without a look at redactions.
+func (n *Node) readAll(r event.RoomID, raws pdus) []received {
 	out := make([]received, len(raws))
 	read := func(i int) {
 		e, err := event.Parse(raws[i])

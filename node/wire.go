@@ -64,6 +64,9 @@ type template struct {
 	Depth   int64           `json:"depth"`       // of the event to be made
 	Via     event.UserID    `json:"join_authorised_via_users_server,omitempty"`
 	Records [][]byte        `json:"records,omitempty"`
+	// Redactions are the events that redacted some of Auth: they show that the
+	// copies are what is left, and not bad ones. So they do in other answers.
+	Redactions pdus `json:"redactions,omitempty"`
 }
 
 // sendJoinRequest hands over a join.
@@ -78,6 +81,8 @@ type joinAnswer struct {
 	Auth    []event.ID      `json:"auth"`    // their auth chains, without events of State
 	Events  pdus            `json:"events"`  // the first of them; the rest is fetched by id
 	Records [][]byte        `json:"records"` // of the servers that signed Events
+
+	Redactions pdus `json:"redactions,omitempty"`
 }
 
 // inviteRequest hands over an invite (Server-Server API, invites-v2).
@@ -152,9 +157,10 @@ type missingRequest struct {
 
 // missingAnswer is one page.
 type missingAnswer struct {
-	Events  pdus     `json:"events"`
-	Rest    int      `json:"rest"` // events behind these
-	Records [][]byte `json:"records,omitempty"`
+	Events     pdus     `json:"events"`
+	Rest       int      `json:"rest"` // events behind these
+	Records    [][]byte `json:"records,omitempty"`
+	Redactions pdus     `json:"redactions,omitempty"`
 }
 
 // stateRequest asks for an event and the state before it.
@@ -166,10 +172,11 @@ type stateRequest struct {
 
 // stateAnswer names the state and its auth chain; events are fetched by id.
 type stateAnswer struct {
-	Event   json.RawMessage `json:"event"`
-	State   []event.ID      `json:"state"`
-	Auth    []event.ID      `json:"auth"`
-	Records [][]byte        `json:"records,omitempty"`
+	Event      json.RawMessage `json:"event"`
+	State      []event.ID      `json:"state"`
+	Auth       []event.ID      `json:"auth"`
+	Records    [][]byte        `json:"records,omitempty"`
+	Redactions pdus            `json:"redactions,omitempty"`
 }
 
 // eventsRequest asks for events by id.
@@ -182,8 +189,9 @@ type eventsRequest struct {
 // eventsAnswer holds those that are known, in the order of the request, until
 // the answer is full.
 type eventsAnswer struct {
-	Events  pdus     `json:"events"`
-	Records [][]byte `json:"records,omitempty"`
+	Events     pdus     `json:"events"`
+	Records    [][]byte `json:"records,omitempty"`
+	Redactions pdus     `json:"redactions,omitempty"`
 }
 
 // keysRequest asks for server records.
