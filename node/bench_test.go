@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -137,4 +138,51 @@ func BenchmarkDelivery(b *testing.B) {
 		}
 		ticket.Close()
 	}
+}
+
+// BenchmarkFederation measures members of three servers who speak in one group as
+// fast as they can, until all have stored everything.
+func BenchmarkFederation(b *testing.B) {
+	names := []event.Server{acme, birch, cedar}
+	w := newWorld(b, 1)
+	w.every = headsEvery
+	var ms []*member
+	var users []event.UserID
+	var r event.RoomID
+	for i, s := range names {
+		st, err := store.Open(store.Options{Dir: b.TempDir(), Server: s})
+		if err != nil {
+			b.Fatal(err)
+		}
+		m := w.addOn(s, st)
+		ms, users = append(ms, m), append(users, m.user("u"))
+		if i == 0 {
+			r = m.create(users[0], CreateRequest{Preset: "public_chat"})
+			continue
+		}
+		w.wait("a join", func() error { return m.Join(ctx0, users[i], r, []event.Server{acme}, nil) })
+	}
+	w.agree(r, names...)
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for i := range 3 * 8 {
+		wg.Go(func() {
+			for k := i; k < b.N; k += 24 {
+				ms[i%3].say(users[i%3], r, "hello")
+			}
+		})
+	}
+	wg.Wait()
+	sent := b.Elapsed()
+	w.wait("agreement", func() error {
+		for _, m := range ms[1:] {
+			if err := same(ms[0], m, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+	b.ReportMetric((b.Elapsed()-sent).Seconds()*1000, "ms-behind")
 }

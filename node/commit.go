@@ -44,6 +44,7 @@ func (e *missingError) Error() string {
 // to store.Update may run more than once, so each run starts with reset.
 type effects struct {
 	moved    []moved
+	forked   []forked
 	rooms    []event.RoomID // with new events that clients are shown, each once
 	users    []event.UserID // local users whose own membership changed
 	local    bool           // the publisher has work
@@ -204,8 +205,12 @@ func (fx *effects) note(tx *store.Tx, st *store.Stored, was *store.Room, o how, 
 	}
 	id, from := st.Room, was.State
 	rm, err := tx.Room(id)
-	if err != nil || rm.State == from {
+	if err != nil {
 		return err
+	}
+	fx.forked = append(fx.forked, forked{id, len(rm.Heads)})
+	if rm.State == from {
+		return nil
 	}
 	at, err := tx.Position()
 	if err != nil {
@@ -236,6 +241,9 @@ func (n *Node) after(fx *effects) {
 		if len(m.users) > 0 {
 			n.tellNetwork(m.room)
 		}
+	}
+	for _, f := range fx.forked {
+		n.residents.fork(f, n.cfg.Now())
 	}
 	for _, r := range fx.rooms {
 		n.touch(r)

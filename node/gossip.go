@@ -31,22 +31,16 @@ func (n *Node) HandleGossip(_ context.Context, from event.Server, r event.RoomID
 	if len(pdus) > maxGossip || len(heads) > maxGossip {
 		return fmt.Errorf("%w: %d events and %d heads in one message", event.ErrInvalid, len(pdus), len(heads))
 	}
-	others, here, err := n.servers(r)
-	if err != nil || !here {
+	if here, err := n.isResident(r, n.Server()); err != nil || !here {
 		return fmt.Errorf("%w: not in %s", ErrUnknownRoom, r)
 	}
-	residents := make(map[event.Server]bool, len(others)+1)
-	for _, s := range others {
-		residents[s] = true
-	}
-	residents[n.Server()] = true
 	var (
 		queue   []arrival
 		invalid error
 		verdict error = errNothingNew
 	)
 	for _, raw := range pdus {
-		a, pass, err := n.admit(from, r, raw, residents)
+		a, pass, err := n.admit(from, r, raw)
 		if err != nil {
 			invalid = err
 			continue
@@ -74,7 +68,7 @@ func (n *Node) HandleGossip(_ context.Context, from event.Server, r event.RoomID
 
 // admit looks at one event of a message. The arrival is empty for a known one;
 // pass says whether it is a reason to hand the message on.
-func (n *Node) admit(from event.Server, r event.RoomID, raw []byte, residents map[event.Server]bool) (a arrival, pass bool, err error) {
+func (n *Node) admit(from event.Server, r event.RoomID, raw []byte) (a arrival, pass bool, err error) {
 	e, err := event.Parse(raw)
 	if err != nil {
 		return a, false, err
@@ -98,7 +92,11 @@ func (n *Node) admit(from event.Server, r event.RoomID, raw []byte, residents ma
 		return arrival{}, false, fmt.Errorf("%w: %w", event.ErrInvalid, err)
 	}
 	// Members of servers that are new here come with their own join.
-	pass = residents[e.Sender.Server()] || e.Type == typeMember
+	resident, err := n.isResident(r, e.Sender.Server())
+	if err != nil {
+		return a, false, nil
+	}
+	pass = resident || e.Type == typeMember
 	if e.Time > n.cfg.Now().Add(maxAhead).UnixMilli() {
 		pass = false
 	}

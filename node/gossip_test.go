@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -188,6 +189,22 @@ func TestManyLeaves(t *testing.T) {
 	last := b.say(bob, r, "with ten of them")
 	a.has(last)
 	w.agree(r, acme, birch)
+
+	// Nobody speaks: the two join them, each when it is its turn.
+	w.merge = 0
+	for _, m := range []*member{a, b} {
+		m.kill()
+		m.start()
+	}
+	a.say(alice, r, "the last word")
+	w.wait("few heads", func() error {
+		for _, m := range []*member{a, b} {
+			if p, err := m.picture(r); err != nil || len(p.heads) > manyHeads {
+				return fmt.Errorf("%s: %d heads, %w", m.name, len(p.heads), err)
+			}
+		}
+		return same(a, b, r)
+	})
 }
 
 // The end of Run ends everything, and what is called afterwards fails cleanly.

@@ -74,6 +74,7 @@ type Node struct {
 	gaps        *lru.Cache[string, gap]           // answers that are handed out in pages
 	heavy       chan struct{}                     // limits calls that read much
 	divergences atomic.Int64
+	mergeAfter  time.Duration // how long many forward extremities are left alone
 	ready       atomic.Bool
 	ran         atomic.Bool
 }
@@ -104,6 +105,7 @@ func New(cfg Config) (*Node, error) {
 		strangers: newBudgets(strangerEvery, strangerBurst),
 		joins:     turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls),
 	}
+	n.mergeAfter = mergeAfter
 	n.publisher = &publisher{node: n, wakeup: make(chan struct{}, 1)}
 	n.peers = newPeers(n)
 	n.inbox = newInbox(n)
@@ -175,6 +177,7 @@ func (n *Node) tick(ctx context.Context) {
 			n.checkSuspects()
 		case <-compare.C:
 			n.compareRooms(round%allEvery == 0)
+			n.mergeForks(ctx)
 			round++
 			compare.Reset(period())
 		}

@@ -52,7 +52,7 @@ type peers struct {
 	all       map[event.Server]*peer
 	connected map[event.Server]bool
 	run       context.Context // nil before Run and after its end: no goroutine is started
-	wg        sync.WaitGroup  // goroutines of peers; Add only with mu held and run set
+	wg        sync.WaitGroup  // goroutines and timers of peers; Add only with mu held and run set
 }
 
 // peer is what is to be done with one peer.
@@ -107,13 +107,18 @@ func (ps *peers) stop() {
 	ps.mu.Lock()
 	ps.run = nil
 	for _, p := range ps.all {
-		if p.timer != nil {
-			p.timer.Stop()
-			p.timer = nil
-		}
+		ps.cancel(p)
 	}
 	ps.mu.Unlock()
 	ps.wg.Wait()
+}
+
+// cancel ends the wait for the next attempt to deliver. mu must be held.
+func (ps *peers) cancel(p *peer) {
+	if p.timer != nil && p.timer.Stop() {
+		ps.wg.Done()
+	}
+	p.timer = nil
 }
 
 // kick starts the goroutine of a peer that has something to do. mu must be held.
@@ -142,10 +147,7 @@ func (ps *peers) connect(s event.Server, on bool) {
 	ps.connected[s] = true
 	p := ps.get(s)
 	p.greet, p.failures = true, 0
-	if p.timer != nil { // do not wait longer
-		p.timer.Stop()
-		p.timer = nil
-	}
+	ps.cancel(p) // do not wait longer
 	ps.kick(p)
 }
 
@@ -369,7 +371,7 @@ func (ps *peers) giveUp(p *peer) {
 	p.wishes, p.heads, p.greet = nil, nil, false
 	clear(p.keys)
 	clear(p.after)
-	if len(p.parcels) > 0 && p.timer == nil {
+	if len(p.parcels) > 0 && p.timer == nil && ps.run != nil {
 		ps.postpone(p)
 	}
 	ps.mu.Unlock()
@@ -379,7 +381,8 @@ func (ps *peers) giveUp(p *peer) {
 	}
 }
 
-// postpone sets the time of the next attempt to deliver. mu must be held.
+// postpone sets the time of the next attempt to deliver. mu must be held, and run
+// set.
 func (ps *peers) postpone(p *peer) {
 	wait := retryLast
 	if p.failures < 10 {
@@ -387,12 +390,18 @@ func (ps *peers) postpone(p *peer) {
 	}
 	p.failures++
 	wait += rand.N(wait / 4)
-	p.timer = time.AfterFunc(wait, func() {
+	ps.wg.Add(1)
+	var mine *time.Timer
+	mine = time.AfterFunc(wait, func() {
+		defer ps.wg.Done()
 		ps.mu.Lock()
 		defer ps.mu.Unlock()
-		p.timer = nil
-		ps.kick(p)
+		if p.timer == mine {
+			p.timer = nil
+			ps.kick(p)
+		}
 	})
+	p.timer = mine
 }
 
 // deliver hands over a parcel. What the peer refuses is not sent again; what it

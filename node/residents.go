@@ -35,6 +35,7 @@ type resident struct {
 	busy    bool           // someone is between reading servers and the end of SetRoom
 	told    []event.Server // what SetRoom was told last, sorted
 	active  time.Time      // last commit of an event
+	forked  time.Time      // since when there are many forward extremities; zero: there are not
 	created *event.Event   // the create event; nil until read
 }
 

@@ -30,6 +30,7 @@ type world struct {
 	nodes map[event.Server]*member
 	every time.Duration // period of the heads exchange
 	clock func() time.Time
+	merge time.Duration // how long forward extremities are left alone
 }
 
 // member is one node of a world. Its store outlives its node.
@@ -51,7 +52,7 @@ func newWorld(t testing.TB, seed uint64, names ...event.Server) *world {
 		out = os.Stderr
 	}
 	w := &world{
-		t: t, net: simnet.New(seed), nodes: map[event.Server]*member{}, every: 100 * time.Millisecond,
+		t: t, net: simnet.New(seed), nodes: map[event.Server]*member{}, every: 100 * time.Millisecond, merge: mergeAfter,
 		log: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, s := range names {
@@ -114,6 +115,7 @@ func (m *member) start() {
 	if err != nil {
 		m.world.t.Fatal(err)
 	}
+	n.mergeAfter = m.world.merge
 	m.Node = n
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop, m.running = cancel, true
