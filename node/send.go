@@ -51,14 +51,14 @@ func (n *Node) Send(ctx context.Context, req SendRequest) (event.ID, error) {
 				return err
 			}
 		}
-		if req.Type == typeRedaction && req.StateKey == nil {
-			if err := mayRedact(tx, req); err != nil {
-				return err
-			}
-		}
 		e, err := n.draft(tx, req.Room, req.User, req.Type, req.StateKey, req.Content)
 		if err != nil {
 			return err
+		}
+		if e.Type == typeRedaction && e.StateKey == nil {
+			if err := mayRedact(tx, e); err != nil {
+				return err
+			}
 		}
 		if _, err := n.commit(tx, fx, e, how{refuse: true, ApplyOptions: store.ApplyOptions{Local: true}}); err != nil {
 			return err
@@ -77,26 +77,24 @@ func (n *Node) Send(ctx context.Context, req SendRequest) (event.ID, error) {
 
 // mayRedact checks what the rules of the room leave to the servers: users may
 // redact their own events, and others' with the power to (Client-Server API,
-// Redactions).
-func mayRedact(tx *store.Tx, req SendRequest) error {
-	var c struct {
-		Redacts event.ID `json:"redacts"`
-	}
-	if err := json.Unmarshal(req.Content, &c); err != nil || c.Redacts == "" {
+// Redactions). It asks the event itself what it redacts, as every server will:
+// a decoder that takes "Redacts" for "redacts" could be shown another event.
+func mayRedact(tx *store.Tx, e *event.Event) error {
+	if e.Redacts() == "" {
 		return fmt.Errorf("%w: a redaction names an event", ErrBadRequest)
 	}
-	target, err := tx.Event(c.Redacts)
+	target, err := tx.Event(e.Redacts())
 	if err != nil {
 		return err
 	}
-	if target.Room != req.Room {
+	if target.Room != e.Room {
 		return store.ErrNotFound
 	}
-	levels, err := levelsOf(tx, req.Room)
+	levels, err := levelsOf(tx, e.Room)
 	if err != nil {
 		return err
 	}
-	if target.Sender != req.User && levels.User(req.User) < levels.Action("redact") {
+	if target.Sender != e.Sender && levels.User(e.Sender) < levels.Action("redact") {
 		return fmt.Errorf("%w: the event is somebody else's", ErrForbidden)
 	}
 	return nil

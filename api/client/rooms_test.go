@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -105,7 +106,13 @@ func TestRedact(t *testing.T) {
 	hold(t, "redaction", alice.ok("GET", in(room, "/event/%s", red), nil).at("content"), obj{"reason": "typo", "redacts": id})
 	// The redaction of another's message needs power.
 	id = alice.ok("PUT", in(room, "/send/m.room.message/2"), obj{"msgtype": "m.text", "body": "stays"}).str("event_id")
-	bob.do("PUT", in(room, "/redact/%s/1", id), obj{})
+	bob.fails(403, "M_FORBIDDEN", "PUT", in(room, "/redact/%s/1", id), obj{})
+	// What counts is the key that the specification names, whatever stands beside it.
+	own := bob.ok("PUT", in(room, "/send/m.room.message/1"), obj{"msgtype": "m.text", "body": "mine"}).str("event_id")
+	for i, content := range []string{`{"redacts":%q,"Redacts":%q}`, `{"Redacts":%[2]q,"redacts":%[1]q}`, `{"REDACTS":%[2]q,"redacts":%[1]q,"redactS":%[2]q}`} {
+		bob.fails(403, "M_FORBIDDEN", "PUT", in(room, "/send/m.room.redaction/%s", i), fmt.Sprintf(content, id, own))
+	}
+	bob.fails(400, "M_UNKNOWN", "PUT", in(room, "/send/m.room.redaction/9"), obj{"Redacts": own})
 	if got := alice.ok("GET", in(room, "/event/%s", id), nil).str("content", "body"); got != "stays" {
 		t.Errorf("body is %q", got)
 	}
