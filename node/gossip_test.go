@@ -169,7 +169,12 @@ func TestPrevBelowTheHorizon(t *testing.T) {
 
 // More leaves than one exchange carries.
 func TestManyLeaves(t *testing.T) {
-	w, a, b, alice, bob, r := pair(t, 46)
+	w := newWorld(t, 46)
+	w.every = time.Hour // one comparison must do
+	a, b := w.add(acme), w.add(birch)
+	alice, bob := a.user("alice"), b.user("bob")
+	r := a.create(alice, CreateRequest{Preset: "public_chat"})
+	w.must(b.Join(ctx0, bob, r, []event.Server{acme}, nil))
 	w.agree(r, acme, birch)
 	w.net.Unlink(acme, birch)
 	ground, err := a.draftFor(alice, r, "m.room.message", message("x"))
@@ -191,7 +196,7 @@ func TestManyLeaves(t *testing.T) {
 	w.agree(r, acme, birch)
 
 	// Nobody speaks: the two join them, each when it is its turn.
-	w.merge = 0
+	w.merge, w.every = 0, 50*time.Millisecond
 	for _, m := range []*member{a, b} {
 		m.kill()
 		m.start()

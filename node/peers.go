@@ -62,6 +62,7 @@ type peer struct {
 	greet    bool                      // it has just connected
 	keys     map[event.Server]struct{} // servers whose records are wanted
 	heads    []event.RoomID            // rooms to compare, each once
+	listed   map[event.RoomID]struct{} // the same
 	after    map[event.RoomID]event.ID // where the next page of its leaves begins
 	wishes   []*wish                   // missing events, one wish for each room
 	parcels  []parcel
@@ -80,7 +81,8 @@ func newPeers(n *Node) *peers {
 func (ps *peers) get(s event.Server) *peer {
 	p := ps.all[s]
 	if p == nil {
-		p = &peer{name: s, keys: map[event.Server]struct{}{}, after: map[event.RoomID]event.ID{}}
+		p = &peer{name: s, keys: map[event.Server]struct{}{}, after: map[event.RoomID]event.ID{},
+			listed: map[event.RoomID]struct{}{}}
 		ps.all[s] = p
 	}
 	return p
@@ -228,7 +230,8 @@ func (ps *peers) compare(s event.Server, rooms ...event.RoomID) {
 	defer ps.mu.Unlock()
 	p := ps.get(s)
 	for _, r := range rooms {
-		if !slices.Contains(p.heads, r) {
+		if _, ok := p.listed[r]; !ok {
+			p.listed[r] = struct{}{}
 			p.heads = append(p.heads, r)
 		}
 	}
@@ -244,18 +247,31 @@ func (ps *peers) want(s event.Server, r event.RoomID, ids []event.ID, limit int)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.get(s)
-	i := slices.IndexFunc(p.wishes, func(w *wish) bool { return w.room == r && !w.begun && w.limit == limit })
-	if i < 0 {
-		i = len(p.wishes)
-		p.wishes = append(p.wishes, &wish{room: r, limit: limit})
-	}
-	w := p.wishes[i]
 	for _, id := range ids {
-		if len(w.want) < maxWant && !slices.Contains(w.want, id) {
-			w.want = append(w.want, id)
-		}
+		p.add(id, r, limit)
 	}
 	ps.kick(p)
+}
+
+// add puts an event into a wish for its room that has not begun and has place.
+func (p *peer) add(id event.ID, r event.RoomID, limit int) {
+	var w *wish
+	for _, x := range p.wishes {
+		if x.room != r || x.begun || x.limit != limit {
+			continue
+		}
+		if slices.Contains(x.want, id) {
+			return
+		}
+		if len(x.want) < maxWant {
+			w = x
+		}
+	}
+	if w == nil {
+		w = &wish{room: r, limit: limit}
+		p.wishes = append(p.wishes, w)
+	}
+	w.want = append(w.want, id)
 }
 
 // wantKeys has server records fetched from a peer.
@@ -335,6 +351,7 @@ func (ps *peers) next(p *peer) func(context.Context) error {
 		for i, r := range rooms {
 			after[i] = p.after[r]
 			delete(p.after, r)
+			delete(p.listed, r)
 		}
 		return func(ctx context.Context) error { return n.exchange(ctx, p.name, rooms, after) }
 	}
@@ -371,6 +388,7 @@ func (ps *peers) giveUp(p *peer) {
 	p.wishes, p.heads, p.greet = nil, nil, false
 	clear(p.keys)
 	clear(p.after)
+	clear(p.listed)
 	if len(p.parcels) > 0 && p.timer == nil && ps.run != nil {
 		ps.postpone(p)
 	}

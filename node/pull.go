@@ -186,7 +186,15 @@ func (n *Node) ingest(ctx context.Context, src source, events, redactions pdus) 
 // the event tried once more.
 func (n *Node) take(ctx context.Context, src source, batch []*event.Event, bad map[event.ID]bool) (fresh int, err error) {
 	tried := event.ID("")
+	onBad := func(e *event.Event) bool {
+		return slices.ContainsFunc(e.Prev, func(id event.ID) bool { return bad[id] })
+	}
 	for len(batch) > 0 {
+		if e := batch[0]; onBad(e) {
+			bad[e.ID()] = true
+			batch = batch[1:]
+			continue
+		}
 		var (
 			missing *missingError
 			done    int
@@ -215,7 +223,10 @@ func (n *Node) take(ctx context.Context, src source, batch []*event.Event, bad m
 			return fresh, nil
 		}
 		e := batch[0]
-		if e.ID() == tried || slices.ContainsFunc(missing.prev, func(id event.ID) bool { return bad[id] }) {
+		if onBad(e) {
+			continue
+		}
+		if e.ID() == tried {
 			err = errStillMissing
 		} else {
 			tried = e.ID()
