@@ -42,13 +42,13 @@ type app struct {
 	client     *client.Server
 	listener   net.Listener // of clients
 	control    *control
-	firstToken string // one-time token of the first administrator, empty once there is a user
+	firstToken string // one-time token of the first administrator, empty once it is dead
 
 	polls     context.Context // ends when long-polls are to be answered
 	stopPolls context.CancelFunc
 
 	tokenMu   sync.Mutex // guards tokenOpen
-	tokenOpen bool       // the one-time token is not known to be used
+	tokenOpen bool       // the one-time token is not known to be dead
 }
 
 // run opens a node, does its work until ctx ends, and closes it. ready, if not

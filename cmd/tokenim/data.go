@@ -157,8 +157,8 @@ func keepTokenFile(cfg Config, token string) error {
 	return nil
 }
 
-// accountMade is called when an account may have been made: once there is one,
-// the token is dead and its file goes.
+// accountMade is called when an account may have been made: once there is an
+// administrator the token is dead, and its file goes.
 func (a *app) accountMade(ctx context.Context) {
 	a.tokenMu.Lock()
 	open := a.tokenOpen

@@ -71,7 +71,7 @@ func (a *app) greet(w io.Writer) {
 	fmt.Fprintf(w, "\nTokenIM node %s\n  Clients connect to   %s\n  Link for other nodes %s\n", a.identity.Name, a.url(), link)
 	fmt.Fprintf(w, "  Another organization pins this node with `tokenim peer add LINK`; do the same here with its link.\n")
 	if a.firstToken != "" {
-		fmt.Fprintf(w, "\n  There is no user yet. Register with a Matrix client at the address above and this one-time token;\n"+
+		fmt.Fprintf(w, "\n  There is no administrator yet. Register with a Matrix client at the address above and this one-time token;\n"+
 			"  who uses it becomes the administrator:\n\n    %s\n\n  It is also in %s. Or run `tokenim user create NAME --admin`.\n", a.firstToken, a.cfg.path(tokenFile))
 	}
 	fmt.Fprintln(w)

@@ -19,16 +19,14 @@ const (
 )
 
 // FirstToken returns the one-time registration token for the first
-// administrator, making it if there is neither a user nor a token; "" once
-// there is a user. Who registers with it becomes the owner.
+// administrator, making it if there is neither a user nor a token; "" once it
+// is dead. Who registers with it becomes the owner. It dies with its use, and
+// with any other way in which an administrator comes to be: what stands in the
+// log of the first start must not make administrators for ever.
 func (a *Accounts) FirstToken(ctx context.Context) (string, error) {
 	fresh, found := randomName(32, "abcdefghijklmnopqrstuvwxyz0123456789"), ""
 	look := func(tx *store.Tx) error {
 		found = ""
-		n, err := tx.CountUsers()
-		if err != nil || n > 0 {
-			return err
-		}
 		tokens, err := tx.RegistrationTokens()
 		if err != nil {
 			return err
@@ -38,6 +36,10 @@ func (a *Accounts) FirstToken(ctx context.Context) (string, error) {
 				found = t.Token
 				return nil
 			}
+		}
+		n, err := tx.CountUsers()
+		if err != nil || n > 0 {
+			return err
 		}
 		return store.ErrNotFound
 	}
@@ -214,12 +216,33 @@ func (a *Accounts) Create(ctx context.Context, n NewUser) (event.UserID, error) 
 				made.Role = RoleOwner
 			}
 		}
+		if made.Role != RoleUser {
+			if err := endFirstToken(tx); err != nil {
+				return err
+			}
+		}
 		return tx.PutUser(&made)
 	})
 	if err != nil {
 		return "", err
 	}
 	return id, nil
+}
+
+// endFirstToken deletes the token of the first administrator: there is one.
+func endFirstToken(tx *store.Tx) error {
+	tokens, err := tx.RegistrationTokens()
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if t.Owner {
+			if err := tx.DeleteRegistrationToken(t.Token); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // useToken takes one use of a registration token. One without uses left is

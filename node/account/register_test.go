@@ -78,6 +78,37 @@ func TestFirstTokenWithUsers(t *testing.T) {
 	}
 }
 
+// The token of the first administrator outlives other users, and dies when an
+// administrator comes to be in another way.
+func TestFirstTokenEnds(t *testing.T) {
+	for _, role := range []string{RoleAdministrator, RoleOwner} {
+		a := open(t, Config{Mode: "open"})
+		token, err := a.FirstToken(t.Context())
+		if err != nil || token == "" {
+			t.Fatalf("%q, %v", token, err)
+		}
+		create(t, a, "alice", "")
+		if again, err := a.FirstToken(t.Context()); again != token || err != nil {
+			t.Errorf("a user ended the token: %q, %v", again, err)
+		}
+		if _, err := a.Create(t.Context(), NewUser{Localpart: "boss", Role: role}); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := a.FirstToken(t.Context()); again != "" || err != nil {
+			t.Errorf("a token beside an %s: %q, %v", role, again, err)
+		}
+		if ok, err := a.CheckToken(token, ""); ok || err != nil {
+			t.Errorf("the token can be used beside an %s: %v", role, err)
+		}
+		if _, err := a.Create(t.Context(), NewUser{Localpart: "mallory", RegToken: token}); !errors.Is(err, ErrRegToken) {
+			t.Errorf("the token made an account beside an %s: %v", role, err)
+		}
+		if _, byToken, err := a.Registration(); byToken || err != nil {
+			t.Errorf("clients are offered the token beside an %s: %v", role, err)
+		}
+	}
+}
+
 func TestRegistrationTokens(t *testing.T) {
 	a := open(t, Config{Mode: "token"})
 	pass := clock(a)
