@@ -66,7 +66,9 @@ func (n *Node) joinAt(ctx context.Context, user event.UserID, r event.RoomID, s 
 	if err != nil {
 		return err
 	}
-	b[create.ID()] = create
+	if _, ok := b[create.ID()]; !ok {
+		b[create.ID()] = received{Event: create}
+	}
 	if err := n.checkState(r, create, e, answer, b); err != nil {
 		return err
 	}
@@ -99,13 +101,18 @@ func (n *Node) fromTemplate(r event.RoomID, from event.Server, user event.UserID
 	if t.Version != roomVersion {
 		return nil, nil, refuse(codeVersion, "the group has room version %.20q", t.Version)
 	}
+	n.learn(t.Records)
 	// The room id is the hash of the create event, so nobody can show another one.
+	// The hash does not cover the signatures, which others will ask for.
 	create, err = event.Parse(t.Create)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errBadAnswer, err)
 	}
 	if create.Type != typeCreate || create.ID().Room() != r {
 		return nil, nil, fmt.Errorf("%w: a create event of another room", errBadAnswer)
+	}
+	if err := n.verify(create); err != nil {
+		return nil, nil, fmt.Errorf("%w: the create event: %w", errBadAnswer, err)
 	}
 	if v, err := room.Judge(create, room.Input{}); v != room.Accepted {
 		return nil, nil, fmt.Errorf("%w: %w", errBadAnswer, err)
@@ -119,7 +126,6 @@ func (n *Node) fromTemplate(r event.RoomID, from event.Server, user event.UserID
 	if t.Via != "" && (membership != join || t.Via.Server() != from) {
 		return nil, nil, fmt.Errorf("%w: %s cannot authorise through %s", errBadAnswer, t.Via, from)
 	}
-	n.learn(t.Records)
 	var content json.RawMessage
 	err = n.store.View(func(tx *store.Tx) (err error) {
 		content, err = n.memberContent(tx, user, membership, extra, t.Via)
@@ -197,10 +203,10 @@ func (n *Node) checkState(r event.RoomID, create, e *event.Event, answer joinAns
 			return tx.Lookup(id)
 		}
 		for _, x := range b.order() {
-			if v, err := judgeByAuth(x, create, find); v != room.Accepted {
+			if v, err := judgeByAuth(x.Event, create, find); v != room.Accepted {
 				return fmt.Errorf("%w: %s is not authorized: %w", errBadAnswer, x.ID(), err)
 			}
-			checked[x.ID()] = x
+			checked[x.ID()] = x.Event
 		}
 		before := authState{}
 		for _, id := range answer.State {
@@ -235,12 +241,15 @@ func (n *Node) checkState(r event.RoomID, create, e *event.Event, answer joinAns
 
 // enter commits a join. events are what is to be known before; state is the
 // state before the join, nil if its past is held here.
-func (n *Node) enter(ctx context.Context, r event.RoomID, e *event.Event, events []*event.Event, state []event.ID) error {
+func (n *Node) enter(ctx context.Context, r event.RoomID, e *event.Event, events []received, state []event.ID) error {
 	for len(events) > 0 {
 		k := pieces(events)
 		err := n.store.Update(ctx, func(tx *store.Tx) error {
 			for _, x := range events[:k] {
-				if err := tx.PutOutlier(x); err != nil {
+				if err := tx.PutOutlier(x.Event); err != nil {
+					return err
+				}
+				if err := x.keepRedaction(tx); err != nil {
 					return err
 				}
 			}

@@ -151,8 +151,10 @@ func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error
 		if err != nil {
 			return err
 		}
-		_, err = n.commit(tx, fx, x.Event, how{before: before, hidden: true, ApplyOptions: store.ApplyOptions{Horizon: true}})
-		return err
+		if _, err = n.commit(tx, fx, x.Event, how{before: before, hidden: true, ApplyOptions: store.ApplyOptions{Horizon: true}}); err != nil {
+			return err
+		}
+		return x.keepRedaction(tx)
 	})
 }
 
@@ -200,7 +202,7 @@ func (n *Node) fetchState(ctx context.Context, src source, state, auth []event.I
 		if x.err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadAnswer, x.err)
 		}
-		b[x.ID()] = x.Event
+		b[x.ID()] = x
 	}
 	var ids []event.ID
 	asked := map[event.ID]bool{}
@@ -209,7 +211,7 @@ func (n *Node) fetchState(ctx context.Context, src source, state, auth []event.I
 			if _, err := event.ParseID(string(id)); err != nil {
 				return fmt.Errorf("%w: %w", errBadAnswer, err)
 			}
-			if b[id] != nil || asked[id] {
+			if _, ok := b[id]; ok || asked[id] {
 				continue
 			}
 			asked[id] = true

@@ -224,11 +224,12 @@ func (n *Node) handleInvite(ctx context.Context, from event.Server, body []byte)
 
 // putInvite keeps an invite beside the graph.
 func (n *Node) putInvite(ctx context.Context, e *event.Event, target event.UserID, stripped json.RawMessage) error {
-	_, here, err := n.servers(e.Room)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
 	return n.update(ctx, func(tx *store.Tx, fx *effects) error {
+		servers, err := tx.Servers(e.Room) // here and not before: a join may have been on its way
+		if err != nil {
+			return err
+		}
+		here := servers[n.Server()] > 0
 		u, err := tx.User(target)
 		if errors.Is(err, store.ErrNotFound) || err == nil && u.Deactivated {
 			return refuse(codeNotFound, "no such user")
@@ -323,6 +324,8 @@ func (n *Node) rejectInvite(ctx context.Context, user event.UserID, r event.Room
 			return nil
 		case ban:
 			return fmt.Errorf("%w: you are banned from the group", ErrForbidden)
+		case join: // the room has to hear of the leave
+			return errJoinedMeanwhile
 		}
 		tell, sender = true, m.Sender.Server()
 		m.Membership, m.Sender, m.Position, m.Stripped = leave, user, 0, nil

@@ -19,22 +19,38 @@ func (n *Node) Leave(ctx context.Context, user event.UserID, r event.RoomID, rea
 		return err
 	}
 	if err != nil || !here && len(others) > 0 { // what is known of the room is an invite
-		return n.rejectInvite(ctx, user, r, reason)
+		if err := n.rejectInvite(ctx, user, r, reason); !errors.Is(err, errJoinedMeanwhile) {
+			return err
+		}
 	}
-	return n.update(ctx, func(tx *store.Tx, fx *effects) error {
+	err = n.update(ctx, func(tx *store.Tx, fx *effects) error {
 		now, err := currentMembership(tx, r, user)
 		if err != nil {
 			return err
 		}
 		if now == leave {
-			if _, err := tx.Membership(user, r); errors.Is(err, store.ErrNotFound) {
+			m, err := tx.Membership(user, r)
+			if errors.Is(err, store.ErrNotFound) {
 				return fmt.Errorf("%w: you are not in the group", ErrForbidden)
+			} else if err == nil && m.Membership != leave {
+				return errBeside
 			}
-			return nil
+			return err
 		}
 		return n.sendMember(tx, fx, r, user, user, endContent(leave, reason))
 	})
+	if errors.Is(err, errBeside) {
+		return n.rejectInvite(ctx, user, r, reason)
+	}
+	return err
 }
+
+var (
+	// errBeside says that an invite stands beside the graph: the room does not know it.
+	errBeside = errors.New("the group does not know the invite")
+	// errJoinedMeanwhile says that what was an invite is a membership now.
+	errJoinedMeanwhile = errors.New("the user has joined meanwhile")
+)
 
 // endContent is the content of a member event that ends a membership.
 func endContent(membership, reason string) json.RawMessage {

@@ -18,7 +18,7 @@ const (
 
 // bundle is a set of events that have no place in the graph: the state before a
 // join, and the events that authorize them.
-type bundle map[event.ID]*event.Event
+type bundle map[event.ID]received
 
 // authState is the state that an event's auth events make.
 type authState map[room.Key]*event.Event
@@ -56,7 +56,7 @@ func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bu
 			if !asked[x.ID()] {
 				return fmt.Errorf("%w: an event that was not asked for", errBadAnswer)
 			}
-			b[x.ID()] = x.Event
+			b[x.ID()] = x
 			last = x.ID()
 		}
 		// The answer is in the order of the request and ends where it is full: what
@@ -73,10 +73,10 @@ func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bu
 
 // order sorts a bundle so that auth events stand before the events that name
 // them. Iterative: chains can be as long as the room is old.
-func (b bundle) order() []*event.Event {
-	out := make([]*event.Event, 0, len(b))
+func (b bundle) order() []received {
+	out := make([]received, 0, len(b))
 	state := make(map[event.ID]byte, len(b)) // 1 entered, 2 done
-	var stack []*event.Event
+	var stack []received
 	for _, e := range b {
 		stack = append(stack[:0], e)
 		for len(stack) > 0 {
@@ -91,7 +91,7 @@ func (b bundle) order() []*event.Event {
 			}
 			state[e.ID()] = 1
 			for _, id := range e.Auth {
-				if a := b[id]; a != nil && state[id] == 0 {
+				if a, ok := b[id]; ok && state[id] == 0 {
 					stack = append(stack, a)
 				}
 			}
@@ -134,12 +134,12 @@ func (n *Node) fetchOutliers(ctx context.Context, src source, ids []event.ID) er
 		seen := map[event.ID]bool{}
 		err := n.store.View(func(tx *store.Tx) error {
 			for _, id := range ids {
-				e := b[id]
-				if e == nil {
+				e, ok := b[id]
+				if !ok {
 					return fmt.Errorf("auth event %s: %w", id, store.ErrNotFound)
 				}
 				for _, a := range e.Auth {
-					if b[a] != nil || seen[a] {
+					if _, ok := b[a]; ok || seen[a] {
 						continue
 					}
 					_, err := tx.Lookup(a)
@@ -163,7 +163,7 @@ func (n *Node) fetchOutliers(ctx context.Context, src source, ids []event.ID) er
 
 // keep puts events whose auth events are known or stand before them where they
 // belong: into the graph if their past is held, else beside it.
-func (n *Node) keep(ctx context.Context, r event.RoomID, events []*event.Event) error {
+func (n *Node) keep(ctx context.Context, r event.RoomID, events []received) error {
 	for len(events) > 0 {
 		k := pieces(events)
 		err := n.update(ctx, func(tx *store.Tx, fx *effects) error {
@@ -171,32 +171,14 @@ func (n *Node) keep(ctx context.Context, r event.RoomID, events []*event.Event) 
 			if err != nil {
 				return err
 			}
-			none, err := tx.State(0)
-			if err != nil {
-				return err
-			}
 			for _, e := range events[:k] {
 				if e.Type == typeCreate {
 					continue
 				}
-				var missing *missingError
-				_, err := n.commit(tx, fx, e, how{})
-				if err == nil || !errors.As(err, &missing) {
-					if err != nil {
-						return err
-					}
-					continue
+				if err := n.keepOne(tx, fx, e.Event, create.Event); err != nil {
+					return err
 				}
-				verdict, err := judgeByAuth(e, create.Event, tx.Lookup)
-				switch {
-				case verdict == room.Accepted && err == nil:
-					err = tx.PutOutlier(e)
-				case errors.Is(err, room.ErrForbidden): // it is known, and known to be refused
-					_, err = tx.Apply(e, room.Rejected, none, store.ApplyOptions{Horizon: true})
-				case errors.Is(err, store.ErrNotFound): // one of its auth events was left out
-					err = nil
-				}
-				if err != nil {
+				if err := e.keepRedaction(tx); err != nil {
 					return err
 				}
 			}
@@ -210,8 +192,35 @@ func (n *Node) keep(ctx context.Context, r event.RoomID, events []*event.Event) 
 	return nil
 }
 
+// keepOne is keep for one event.
+func (n *Node) keepOne(tx *store.Tx, fx *effects, e, create *event.Event) error {
+	var missing *missingError
+	if _, err := n.commit(tx, fx, e, how{}); !errors.As(err, &missing) {
+		return err
+	}
+	verdict, err := judgeByAuth(e, create, tx.Lookup)
+	switch {
+	case verdict == room.Accepted && err == nil:
+		return tx.PutOutlier(e)
+	case errors.Is(err, room.ErrForbidden): // it is known, and known to be refused
+		return tx.PutRefused(e)
+	case errors.Is(err, store.ErrNotFound): // one of its auth events was left out
+		return nil
+	}
+	return err
+}
+
+// keepRedaction keeps what shows that a redacted copy is no bad one: it may lie
+// below the horizon, and those who get the copy from here need it.
+func (x received) keepRedaction(tx *store.Tx) error {
+	if x.by == nil {
+		return nil
+	}
+	return tx.KeepRedaction(x.ID(), x.by)
+}
+
 // pieces returns how many of the events one update takes.
-func pieces(events []*event.Event) int {
+func pieces(events []received) int {
 	k, size := 0, 0
 	for k < len(events) && k < outlierBatch && (k == 0 || size+len(events[k].JSON()) <= outlierBytes) {
 		size += len(events[k].JSON())

@@ -57,7 +57,8 @@ func (n *Node) key(s event.Server, kid event.KeyID, ts int64) (ed25519.PublicKey
 // received is an event from a peer and what its bytes alone say about it.
 type received struct {
 	*event.Event
-	err error // why it cannot be taken; Event is nil if it could not be read
+	by  *event.Event // of a redacted copy: the redaction that came along
+	err error        // why it cannot be taken; Event is nil if it could not be read
 }
 
 // errBadCopy says that the content of an event is not what its author signed, and
@@ -70,14 +71,17 @@ var errBadCopy = errors.New("the content hash does not match")
 // of the events, is a redaction of it.
 func (n *Node) read(r event.RoomID, raws, redactions pdus) []received {
 	out := n.readAll(r, raws)
-	redacted := map[event.ID]bool{}
+	redacted := map[event.ID]*event.Event{}
 	for _, x := range slices.Concat(out, n.readAll(r, redactions)) {
 		if x.err == nil && x.Type == typeRedaction {
-			redacted[x.Redacts()] = true
+			redacted[x.Redacts()] = x.Event
 		}
 	}
 	for i, x := range out {
-		if x.err == nil && x.Redacted() && !redacted[x.ID()] {
+		if x.err != nil || !x.Redacted() {
+			continue
+		}
+		if out[i].by = redacted[x.ID()]; out[i].by == nil {
 			out[i].err = errBadCopy
 		}
 	}
@@ -95,7 +99,7 @@ func (n *Node) readAll(r event.RoomID, raws pdus) []received {
 		if err == nil {
 			err = n.verify(e)
 		}
-		out[i] = received{e, err}
+		out[i] = received{Event: e, err: err}
 	}
 	cores := min(runtime.GOMAXPROCS(0), (len(raws)+7)/8)
 	if cores <= 1 {

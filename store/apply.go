@@ -328,7 +328,15 @@ func (tx *Tx) show(a *applied) error {
 
 // PutOutlier keeps an event that passed its auth events but has no place in the
 // graph. Changes nothing if the event is known.
-func (tx *Tx) PutOutlier(e *event.Event) error {
+func (tx *Tx) PutOutlier(e *event.Event) error { return tx.putOutlier(e, false) }
+
+// PutRefused keeps an event that its auth events refuse and that has no place in
+// the graph: what names it as an auth event is refused too. It is judged again
+// with its state when its place is known, so that what stands on it has a state.
+// Changes nothing if the event is known.
+func (tx *Tx) PutRefused(e *event.Event) error { return tx.putOutlier(e, true) }
+
+func (tx *Tx) putOutlier(e *event.Event, refused bool) error {
 	h, ok := eventHash(e.ID())
 	if !ok {
 		return badID(string(e.ID()))
@@ -341,7 +349,7 @@ func (tx *Tx) PutOutlier(e *event.Event) error {
 	if err != nil {
 		return err
 	}
-	v.status = Outlier
+	v.status, v.refused = Outlier, refused
 	if err := tx.put(keyHash(kindBody, h), e.JSON(), true); err != nil {
 		return err
 	}

@@ -101,8 +101,8 @@ func (c *checker) bytes(h hash, v *vertex) *event.Event {
 	}
 	if v.redactedBy != none {
 		by := c.events[v.redactedBy]
-		if by == nil || by.status != Accepted || by.room != v.room {
-			c.problem("event %s is redacted by %s, which is no accepted event of the room", h.event(), v.redactedBy.event())
+		if by == nil || by.room != v.room {
+			c.problem("event %s is redacted by %s, which is no event of the room", h.event(), v.redactedBy.event())
 		}
 	}
 	return e

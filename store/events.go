@@ -17,7 +17,7 @@ const (
 	Accepted   Status = iota // in the graph and shown
 	SoftFailed               // in the graph, not shown, not referred to
 	Rejected                 // in the graph without effect
-	Outlier                  // known and passed its auth events, but has no place in the graph yet
+	Outlier                  // known, but has no place in the graph yet; see PutOutlier and PutRefused
 )
 
 // StateID names a stored state; 0 is the empty state.
@@ -42,6 +42,7 @@ type vertex struct {
 	local      bool
 	redacted   bool // the stored bytes are the redacted form
 	horizon    bool // prev events may be missing
+	refused    bool // an outlier that its auth events refuse
 	membership byte // of an m.room.member event, see membershipNames
 	position   Position
 	depth      int64
@@ -56,7 +57,7 @@ func (v *vertex) encode() []byte {
 	e := encoder{b: make([]byte, 0, 72+32*(len(v.prevs)+1))}
 	e.byte(byte(v.status))
 	var flags byte
-	for i, set := range []bool{v.local, v.redacted, v.horizon} {
+	for i, set := range []bool{v.local, v.redacted, v.horizon, v.refused} {
 		if set {
 			flags |= 1 << i
 		}
@@ -80,7 +81,7 @@ func decodeVertex(b []byte) (*vertex, error) {
 	d := decoder{b: b}
 	v := &vertex{status: Status(d.byte())}
 	flags := d.byte()
-	v.local, v.redacted, v.horizon = flags&1 != 0, flags&2 != 0, flags&4 != 0
+	v.local, v.redacted, v.horizon, v.refused = flags&1 != 0, flags&2 != 0, flags&4 != 0, flags&8 != 0
 	v.membership = d.byte()
 	v.position = Position(d.number())
 	v.depth = int64(d.number())
@@ -200,7 +201,7 @@ func (tx *Tx) Lookup(id event.ID) (room.Found, error) {
 		return room.Found{}, fmt.Errorf("event %s: %w", id, err)
 	}
 	e, err := tx.body(h, v)
-	return room.Found{Event: e, Rejected: v.status == Rejected}, err
+	return room.Found{Event: e, Rejected: v.status == Rejected || v.refused}, err
 }
 
 // Room is what the store knows of a room of which it holds the graph.

@@ -17,9 +17,9 @@ import (
 //	V                                   schema version                                   open
 //	T                                   position, users, local, remote, rooms, federated any change (Tx.totals)
 //	Y                                   largest state id in use                          newLayer
-//	e event                             node: status, flags, membership, position,       Apply, PutOutlier, redact
+//	e event                             node: status, flags, membership, position,       Apply, PutOutlier, PutRefused, redact
 //	                                    depth, before, after, room, redacted-by, prevs
-//	b event                             the event's canonical JSON                       Apply, PutOutlier, redact
+//	b event                             the event's canonical JSON                       Apply, PutOutlier, PutRefused, redact
 //	g event                             ids of events in the graph that refer to this    Apply with Horizon
 //	                                    one, which was not there when they came
 //	p event                             redactions waiting for this event: id, power,    Apply, PutOutlier

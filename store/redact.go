@@ -64,6 +64,31 @@ func (tx *Tx) redactBy(a *applied) error {
 	return err
 }
 
+// KeepRedaction keeps the redaction of an event of which only a redacted copy is
+// known, beside the graph if it is not known: whoever gets the copy from here must
+// see that it is what is left of a good one. It changes nothing for events that
+// are whole, not known, or have their redaction.
+func (tx *Tx) KeepRedaction(target event.ID, by *event.Event) error {
+	h, ok := eventHash(target)
+	if !ok || by.Type != typeRedaction || by.Redacts() != target {
+		return badID(string(target))
+	}
+	v, err := tx.vertex(h)
+	if errors.Is(err, ErrNotFound) || err == nil && (!v.redacted || v.redactedBy != none) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if by.Room.Create() != v.room.room().Create() || by.ID() == target {
+		return badID(string(by.ID()))
+	}
+	if err := tx.PutOutlier(by); err != nil {
+		return err
+	}
+	v.redactedBy, _ = eventHash(by.ID())
+	return tx.setVertex(h, v)
+}
+
 // redact replaces the bytes of a target by their redacted form if the redaction
 // may do that. v is the target's row, which it changes.
 func (tx *Tx) redact(target hash, v *vertex, by hash, redaction *event.Event, before StateID) (bool, error) {
