@@ -228,6 +228,12 @@ func TestPassword(t *testing.T) {
 	alice.fails(401, "M_FORBIDDEN", "POST", path, obj{"new_password": "new", "auth": password("alice", "wrong")})
 	alice.fails(401, "M_FORBIDDEN", "POST", path, obj{"new_password": "new", "auth": password("bob", "pw-alice")})
 	alice.fails(401, "M_UNAUTHORIZED", "POST", path, obj{"new_password": "new", "auth": obj{"type": "m.login.dummy"}})
+	for _, id := range []obj{{"type": "m.id.user", "user": "@alice:other"}, {"type": "m.id.thirdparty", "medium": "email", "address": "a@b.c"}, {"type": "m.id.phone", "country": "DE", "phone": "1"}} {
+		a := alice.fails(401, "M_FORBIDDEN", "POST", path, obj{"new_password": "new", "auth": obj{"type": "m.login.password", "identifier": id, "password": "pw-alice"}})
+		if a.at("flows") == nil || a.str("session") == "" {
+			t.Errorf("%v: nothing to go on with: %s", id, a.raw)
+		}
+	}
 	alice.fails(400, "M_MISSING_PARAM", "POST", path, obj{"auth": password("alice", "pw-alice")})
 	alice.fails(400, "M_WEAK_PASSWORD", "POST", path, obj{"new_password": "", "auth": password("alice", "pw-alice")})
 	s.fails(401, "M_MISSING_TOKEN", "POST", path, "", obj{"new_password": "new"})

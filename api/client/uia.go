@@ -99,22 +99,26 @@ func (s *Server) confirm(c *call, raw json.RawMessage) error {
 		return offer(auth, stages, "M_UNAUTHORIZED", "this type of authentication is not offered")
 	}
 	// The user may be left out by older clients; naming another one fails.
+	// A failed attempt may be repeated: it is answered with the flows.
+	const wrong = "user name or password is wrong"
 	who, err := s.named(auth.Identifier, auth.User)
-	if err != nil {
+	if errors.Is(err, errNamesNobody) || err == nil && who != "" && who != c.Session.User {
+		return offer(auth, stages, "M_FORBIDDEN", wrong)
+	} else if err != nil {
 		return err
-	}
-	if who != "" && who != c.Session.User {
-		return offer(auth, stages, "M_FORBIDDEN", "user name or password is wrong")
 	}
 	err = s.accounts.CheckPassword(c.Context(), c.Session.User, auth.Password, c.ip())
 	if errors.Is(err, account.ErrCredentials) {
-		return offer(auth, stages, "M_FORBIDDEN", "user name or password is wrong")
+		return offer(auth, stages, "M_FORBIDDEN", wrong)
 	}
 	return err
 }
 
+// errNamesNobody answers an identifier that no user of this server has.
+var errNamesNobody = forbidden("user name or password is wrong")
+
 // named returns the user that an identifier or its older form means; "" if
-// neither is there. A user of another server cannot log in.
+// neither is there. A user of another server cannot log in: errNamesNobody.
 func (s *Server) named(id *identifier, older string) (event.UserID, error) {
 	name := older
 	if id != nil {
@@ -123,7 +127,7 @@ func (s *Server) named(id *identifier, older string) (event.UserID, error) {
 			name = id.User
 		case "m.id.thirdparty", "m.id.phone":
 			// The server does not know the identifier (Login).
-			return "", forbidden("user name or password is wrong")
+			return "", errNamesNobody
 		case "":
 			return "", missingParam("identifier.type")
 		default:
@@ -135,7 +139,7 @@ func (s *Server) named(id *identifier, older string) (event.UserID, error) {
 	}
 	u, ok := s.accounts.Normalize(name)
 	if !ok {
-		return "", forbidden("user name or password is wrong")
+		return "", errNamesNobody
 	}
 	return u, nil
 }
