@@ -27,6 +27,13 @@ func (s *Server) sync(c *call) (any, error) {
 		}
 		req.Since = &t
 	}
+	if req.Since == nil {
+		// Accounts that tools made have had no login that wrote them. A disk that
+		// is full must not end reading.
+		if err := s.ensurePushRules(c.Context(), c.Session.User); err != nil {
+			s.log.Warn("the default push rules were not written", "err", err)
+		}
+	}
 	if req.FullState, err = c.flag("full_state"); err != nil {
 		return nil, err
 	}

@@ -163,6 +163,12 @@ func TestInitialSync(t *testing.T) {
 	hold(t, "summary", a.at("rooms", "join", room, "summary"), obj{"m.invited_member_count": 0, "m.joined_member_count": 2})
 	hold(t, "one-time keys", a.at("device_one_time_keys_count"), obj{})
 
+	// These accounts were made past the API; their clients find the push rules nonetheless.
+	rules := slices.ContainsFunc(events(answer{json: a.at("account_data").(obj)}, "events"), func(e obj) bool { return e["type"] == typePushRules })
+	if !rules {
+		t.Errorf("no push rules: %v", a.at("account_data"))
+	}
+
 	// A whole room that fits into the timeline leaves no state before it.
 	whole := bob.syncing(`{"room":{"timeline":{"limit":100}}}`).next()
 	if len(whole.state(room)) != 0 || whole.timeline(room)[0]["type"] != "m.room.create" {
@@ -475,6 +481,7 @@ func TestSyncParameters(t *testing.T) {
 		alice.fails(400, "M_INVALID_PARAM", "GET", v3+"/sync?"+q, nil)
 	}
 	alice.s.fails(401, "M_MISSING_TOKEN", "GET", v3+"/sync", "", nil)
+	alice.ok("GET", v3+"/sync?timeout="+strings.Repeat("9", 30), nil) // longer than any is as long as can be
 	for _, presence := range []string{"online", "offline", "unavailable"} {
 		alice.ok("GET", v3+"/sync?set_presence="+presence, nil)
 	}
