@@ -46,8 +46,8 @@ func (c *call) accountDataKey() (event.UserID, event.RoomID, string, error) {
 	}
 	var r event.RoomID
 	if c.PathValue("roomId") != "" {
-		if r, err = c.room(); err != nil {
-			return "", "", "", err
+		if r, err = event.ParseRoomID(c.PathValue("roomId")); err != nil {
+			return "", "", "", invalidParam("room id is not valid")
 		}
 	}
 	typ := c.PathValue("type")

@@ -220,7 +220,7 @@ func stateField(st *store.State, typ, field string) string {
 // getVisibility implements GET /directory/list/room/{roomId}
 // (list_public_rooms.yaml).
 func (s *Server) getVisibility(c *call) (any, error) {
-	r, err := c.room()
+	r, err := c.heldRoom()
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (s *Server) getVisibility(c *call) (any, error) {
 // (list_public_rooms.yaml): for who can change the room's canonical alias, and
 // administrators.
 func (s *Server) putVisibility(c *call) (any, error) {
-	r, err := c.room()
+	r, err := c.heldRoom()
 	if err != nil {
 		return nil, err
 	}

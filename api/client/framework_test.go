@@ -29,15 +29,33 @@ func TestUnknownPaths(t *testing.T) {
 		alice.fails(404, "M_UNRECOGNIZED", "POST", path, obj{})
 	}
 	for _, tt := range []struct{ method, path, allow string }{
-		{"DELETE", v3 + "/login", "GET, POST, OPTIONS"},
-		{"POST", v3 + "/sync", "GET, OPTIONS"},
-		{"PATCH", v3 + "/profile/@a:hq/displayname", "GET, PUT, DELETE, OPTIONS"},
-		{"POST", v3 + "/rooms/!a/state/m.room.name/", "GET, PUT, OPTIONS"},
+		{"DELETE", v3 + "/login", "GET, HEAD, POST, OPTIONS"},
+		{"POST", v3 + "/sync", "GET, HEAD, OPTIONS"},
+		{"PATCH", v3 + "/profile/@a:hq/displayname", "GET, HEAD, PUT, DELETE, OPTIONS"},
+		{"POST", v3 + "/rooms/!a/state/m.room.name/", "GET, HEAD, PUT, OPTIONS"},
 	} {
 		a := alice.fails(405, "M_UNRECOGNIZED", tt.method, tt.path, obj{})
 		if got := a.header.Get("Allow"); got != tt.allow {
 			t.Errorf("%s %s: Allow %q, want %q", tt.method, tt.path, got, tt.allow)
 		}
+	}
+}
+
+// HEAD is GET without the body (HTTP Semantics, HEAD); monitors ask that way.
+func TestHead(t *testing.T) {
+	s := open(t)
+	alice := s.person("alice")
+	for _, path := range []string{"/_matrix/client/versions", v3 + "/account/whoami"} {
+		get, head := alice.do("GET", path, nil), alice.do("HEAD", path, nil)
+		if head.status != 200 || len(head.raw) != 0 || head.header.Get("Content-Length") != get.header.Get("Content-Length") {
+			t.Errorf("%s: %d %q %v", path, head.status, head.raw, head.header)
+		}
+	}
+	if a := s.do("HEAD", v3+"/account/whoami", "", nil); a.status != 401 {
+		t.Errorf("without a token: %d", a.status)
+	}
+	if a := alice.do("HEAD", v3+"/logout", nil); a.status != 405 {
+		t.Errorf("where there is no GET: %d", a.status)
 	}
 }
 

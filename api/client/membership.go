@@ -89,7 +89,7 @@ func (c *call) reasonOf() (string, error) {
 
 // joinRoom implements POST /rooms/{roomId}/join (joining.yaml).
 func (s *Server) joinRoom(c *call) (any, error) {
-	r, err := c.room()
+	r, err := c.heldRoom()
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +100,11 @@ func (s *Server) joinRoom(c *call) (any, error) {
 func (s *Server) joinAlias(c *call) (any, error) {
 	name, via := c.PathValue("roomIdOrAlias"), viaOf(c.URL.Query())
 	if !strings.HasPrefix(name, "#") {
-		r, err := event.ParseRoomID(name)
-		if err != nil {
+		r, err := parseRoom(name)
+		switch {
+		case errors.Is(err, errOtherVersion):
+			return nil, node.ErrUnknownRoom
+		case err != nil:
 			return nil, invalidParam("neither a room id nor an alias")
 		}
 		return s.join(c, r, via)

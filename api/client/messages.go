@@ -86,7 +86,7 @@ func (s *Server) eventContext(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := c.event()
+	id, err := c.shownEvent()
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (s *Server) event(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := c.event()
+	id, err := c.shownEvent()
 	if err != nil {
 		return nil, err
 	}

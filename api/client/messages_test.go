@@ -116,7 +116,6 @@ func TestContext(t *testing.T) {
 	a = bob.ok("GET", in(room, "/context/%s?limit=4&filter=%s", ids[4], `{"lazy_load_members":true,"types":["m.room.*"]}`), nil)
 	hold(t, "lazily loaded members", memberKeys(events(a, "state")), []string{string(alice.id)})
 	bob.fails(404, "M_NOT_FOUND", "GET", in(room, "/context/%s", "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), nil)
-	bob.fails(400, "M_INVALID_PARAM", "GET", in(room, "/context/x"), nil)
 	bob.fails(400, "M_INVALID_PARAM", "GET", in(room, "/context/%s?limit=-1", ids[0]), nil)
 }
 
@@ -138,6 +137,29 @@ func TestSingleEvent(t *testing.T) {
 	bob.fails(404, "M_NOT_FOUND", "GET", in(other, "/event/%s", id), nil)
 	alice.fails(404, "M_NOT_FOUND", "GET", in(other, "/event/%s", id), nil) // of another room
 	bob.fails(404, "M_NOT_FOUND", "GET", in(room, "/event/%s", "$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), nil)
+	for _, none := range []string{"$none", "$none:example.org", "x"} { // ids that no event here can have
+		bob.fails(404, "M_NOT_FOUND", "GET", in(room, "/event/%s", none), nil)
+		bob.fails(404, "M_NOT_FOUND", "GET", in(room, "/context/%s", none), nil)
+	}
+}
+
+// Links on the web lead to rooms of other versions: nobody here is in them.
+func TestRoomsOfOtherVersions(t *testing.T) {
+	s := open(t)
+	alice := s.person("alice")
+	const room = "!abc:example.org"
+	for _, path := range []string{"/state", "/state/m.room.name", "/members", "/joined_members", "/messages?dir=b", "/aliases"} {
+		alice.fails(403, "M_FORBIDDEN", "GET", in(room, path), nil)
+	}
+	alice.fails(403, "M_FORBIDDEN", "PUT", in(room, "/send/m.room.message/1"), obj{})
+	alice.fails(403, "M_FORBIDDEN", "POST", in(room, "/leave"), nil)
+	alice.fails(404, "M_NOT_FOUND", "POST", in(room, "/join"), nil)
+	alice.fails(404, "M_NOT_FOUND", "POST", v3+"/join/"+room+"?via=example.org", nil)
+	alice.fails(404, "M_NOT_FOUND", "GET", v3+"/directory/list/room/"+room, nil)
+	for _, bad := range []string{"!abc", "abc:example.org", "!:example.org", "!abc:"} {
+		alice.fails(400, "M_INVALID_PARAM", "GET", in(bad, "/state"), nil)
+		alice.fails(400, "M_INVALID_PARAM", "POST", in(bad, "/join"), nil)
+	}
 }
 
 func TestStateEndpoints(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/tokenim/tokenim/node"
 	"github.com/tokenim/tokenim/node/event"
 )
 
@@ -80,13 +81,34 @@ func unmarshal(raw []byte, v any) error {
 	return nil
 }
 
-// room returns the path parameter roomId.
-func (c *call) room() (event.RoomID, error) {
-	r, err := event.ParseRoomID(c.PathValue("roomId"))
-	if err != nil {
-		return "", invalidParam("room id is not valid")
+// errOtherVersion answers for the ids of rooms of other room versions, which
+// links on the web are full of: they are valid, and nobody here is in such a room.
+var errOtherVersion = forbidden("you are not in the room: only rooms of version 12 are supported")
+
+// parseRoom parses a room id; errOtherVersion.
+func parseRoom(text string) (event.RoomID, error) {
+	r, err := event.ParseRoomID(text)
+	if err == nil {
+		return r, nil
 	}
-	return r, nil
+	// Before room version 12: !opaque_id:domain (Appendices, Room IDs).
+	local, server, ok := strings.Cut(strings.TrimPrefix(text, "!"), ":")
+	if ok && strings.HasPrefix(text, "!") && local != "" && server != "" && len(text) <= 255 {
+		return "", errOtherVersion
+	}
+	return "", invalidParam("room id is not valid")
+}
+
+// room returns the path parameter roomId.
+func (c *call) room() (event.RoomID, error) { return parseRoom(c.PathValue("roomId")) }
+
+// heldRoom is room for operations that answer 404 for rooms that are not known.
+func (c *call) heldRoom() (event.RoomID, error) {
+	r, err := c.room()
+	if errors.Is(err, errOtherVersion) {
+		return "", node.ErrUnknownRoom
+	}
+	return r, err
 }
 
 // event returns the path parameter eventId.
@@ -94,6 +116,16 @@ func (c *call) event() (event.ID, error) {
 	id, err := event.ParseID(c.PathValue("eventId"))
 	if err != nil {
 		return "", invalidParam("event id is not valid")
+	}
+	return id, nil
+}
+
+// shownEvent is event for operations that read an event: what can be no event's
+// id is none that the user may see.
+func (c *call) shownEvent() (event.ID, error) {
+	id, err := c.event()
+	if err != nil {
+		return "", notFound("event is not known")
 	}
 	return id, nil
 }
@@ -114,6 +146,9 @@ func (c *call) number(name string, def, low, high int) (int, error) {
 		return def, nil
 	}
 	n, err := strconv.Atoi(text)
+	if errors.Is(err, strconv.ErrRange) && n > 0 { // larger than any number, which n is the largest of
+		err = nil
+	}
 	if err != nil || n < low {
 		return 0, invalidParam("query parameter " + name + " is not valid")
 	}

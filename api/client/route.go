@@ -101,10 +101,13 @@ func paramsOf(pattern string) []string {
 
 // allow lists the methods for an Allow header.
 func (e *endpoint) allow() string {
-	list := make([]string, 0, 5)
+	list := make([]string, 0, 6)
 	for _, m := range []string{"GET", "POST", "PUT", "DELETE"} {
 		if e.methods[m] != nil {
 			list = append(list, m)
+			if m == "GET" {
+				list = append(list, "HEAD")
+			}
 		}
 	}
 	return strings.Join(append(list, "OPTIONS"), ", ")

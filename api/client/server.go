@@ -129,6 +129,9 @@ type endpointHandler struct {
 // neither ids nor query strings get into the log.
 func (h *endpointHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s, rt := h.s, h.e.methods[r.Method]
+	if r.Method == http.MethodHead { // as GET; net/http leaves the body out
+		rt = h.e.methods[http.MethodGet]
+	}
 	if rt == nil {
 		w.Header().Set("Allow", h.e.allow())
 		s.writeError(w, fail(http.StatusMethodNotAllowed, "M_UNRECOGNIZED", "method not allowed"))

@@ -28,7 +28,7 @@ type transport struct {
 // RoundTrip implements http.RoundTripper.
 func (x *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := x.base.RoundTrip(req)
-	if err != nil || !ours(req.URL.Path) || req.Method == http.MethodOptions {
+	if err != nil || !ours(req.URL.Path) || req.Method == http.MethodOptions || req.Method == http.MethodHead {
 		return resp, err
 	}
 	body, err := io.ReadAll(resp.Body)
