@@ -54,10 +54,28 @@ func (c *cache[K, V]) addLocked(k K, v V, cost int64) V {
 	}
 	c.byKey[k] = c.order.PushFront(&cached[K, V]{k, v, cost})
 	c.used += cost
+	c.trimLocked()
+	return v
+}
+
+// replaceLocked is addLocked, but the new value is kept.
+func (c *cache[K, V]) replaceLocked(k K, v V, cost int64) {
+	e, ok := c.byKey[k]
+	if !ok {
+		c.addLocked(k, v, cost)
+		return
+	}
+	c.order.MoveToFront(e)
+	old := e.Value.(*cached[K, V])
+	c.used += cost - old.cost
+	old.value, old.cost = v, cost
+	c.trimLocked()
+}
+
+func (c *cache[K, V]) trimLocked() {
 	for c.used > c.limit && c.order.Len() > 1 {
 		c.removeLocked(c.order.Back())
 	}
-	return v
 }
 
 func (c *cache[K, V]) removeLocked(e *list.Element) {
@@ -105,15 +123,17 @@ func (c *eventCache) purge(hs []hash) {
 	defer c.mu.Unlock()
 	c.epoch++
 	for _, h := range hs {
-		if e, ok := c.byKey[h]; ok {
-			c.removeLocked(e)
-		}
+		c.forgetLocked(h)
 	}
 }
 
 func (c *cache[K, V]) forget(k K) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.forgetLocked(k)
+}
+
+func (c *cache[K, V]) forgetLocked(k K) {
 	if e, ok := c.byKey[k]; ok {
 		c.removeLocked(e)
 	}

@@ -59,8 +59,9 @@ type Tx struct {
 	own   *writes   // of this function; nil in a View
 	under []*writes // of functions before it that are not in snap, newest first
 
-	readTs   uint64
-	epoch    uint64 // of the event cache when the snapshot was taken
+	readTs   uint64    // timestamp of snap
+	kept     *rowCache // nil: every row comes from Badger
+	epoch    uint64    // of the event cache when the snapshot was taken
 	totalsOf *totals
 	dirty    bool          // totalsOf differs from the row
 	redacted []hash        // events whose stored form this function changed
@@ -88,6 +89,12 @@ func (tx *Tx) get(key []byte) ([]byte, error) {
 			}
 		}
 	}
+	keep := tx.kept != nil && isKept(key[0])
+	if keep {
+		if v, ok := tx.kept.find(key, tx.readTs); ok {
+			return v, nil
+		}
+	}
 	item, err := tx.snap.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil, ErrNotFound
@@ -95,7 +102,11 @@ func (tx *Tx) get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return item.ValueCopy(nil)
+	v, err := item.ValueCopy(nil)
+	if err == nil && keep {
+		tx.kept.keep(key, v, tx.readTs)
+	}
+	return v, err
 }
 
 func (w write) found() ([]byte, error) {

@@ -233,7 +233,7 @@ func (w *writer) merge(tx *Tx) {
 
 // tx returns a transaction on top of everything taken so far.
 func (w *writer) tx() *Tx {
-	tx := &Tx{s: w.s, snap: w.snap, own: newWrites(), epoch: w.s.events.now()}
+	tx := &Tx{s: w.s, snap: w.snap, readTs: w.snapTs, kept: w.s.rows, own: newWrites(), epoch: w.s.events.now()}
 	for _, b := range []*batch{w.current, w.inflight} {
 		if b == nil || len(b.writes.rows) == 0 {
 			continue
@@ -368,7 +368,7 @@ func (s *Store) commit(w *writes) error {
 			return err
 		}
 	}
-	return s.commitTxn(txn, true)
+	return s.commitTxn(txn, w)
 }
 
 func (s *Store) commitEarly(w *writes) error {
@@ -380,7 +380,7 @@ func (s *Store) commitEarly(w *writes) error {
 			continue
 		}
 		if rows+1 > s.maxRows || size+rowSize(k, v) > s.maxBytes {
-			if err := s.commitTxn(txn, false); err != nil {
+			if err := s.commitTxn(txn, nil); err != nil {
 				return err
 			}
 			txn = s.db.NewTransactionAt(s.nextTs, true)
@@ -391,7 +391,7 @@ func (s *Store) commitEarly(w *writes) error {
 		}
 		rows, size = rows+1, size+rowSize(k, v)
 	}
-	return s.commitTxn(txn, false)
+	return s.commitTxn(txn, nil)
 }
 
 func putRow(txn *badger.Txn, key string, w write) error {
@@ -401,8 +401,9 @@ func putRow(txn *badger.Txn, key string, w write) error {
 	return txn.Set([]byte(key), w.value)
 }
 
-// commitTxn commits at the next timestamp; visible lets new readers see it.
-func (s *Store) commitTxn(txn *badger.Txn, visible bool) error {
+// commitTxn commits at the next timestamp. done are all rows if these are the
+// last ones of them: then new readers see them.
+func (s *Store) commitTxn(txn *badger.Txn, done *writes) error {
 	if s.failCommit != nil {
 		if err := s.failCommit(); err != nil {
 			return err
@@ -413,7 +414,8 @@ func (s *Store) commitTxn(txn *badger.Txn, visible bool) error {
 	if err := txn.CommitAt(ts, nil); err != nil {
 		return err
 	}
-	if visible {
+	if done != nil {
+		s.rows.committed(done, ts)
 		s.db.SetDiscardTs(s.readers.advance(ts))
 	}
 	return nil
