@@ -116,6 +116,7 @@ type syncer struct {
 	ignored ignoring
 	typing  map[event.RoomID][]event.UserID
 	data    map[event.RoomID][]store.AccountData // new account data by room
+	judge   *judge                               // of the user's push rules, when they are first needed
 	res     *SyncResult
 }
 
@@ -230,6 +231,7 @@ func (s *syncer) membership(m *store.Membership) error {
 type clientSide struct {
 	lazy      *lazySent
 	notices   *notices
+	push      *pushCache
 	ephemeral *ephemeral
 	whole     chan struct{} // a place for each initial sync that is being made
 }
@@ -238,5 +240,5 @@ type clientSide struct {
 const wholeSyncs = 16
 
 func newClientSide() clientSide {
-	return clientSide{lazy: newLazySent(), notices: newNotices(), ephemeral: newEphemeral(), whole: make(chan struct{}, wholeSyncs)}
+	return clientSide{lazy: newLazySent(), notices: newNotices(), push: newPushCache(), ephemeral: newEphemeral(), whole: make(chan struct{}, wholeSyncs)}
 }

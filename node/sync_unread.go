@@ -185,7 +185,7 @@ func noticeOf(tx *store.Tx, e *store.Stored) (notice, error) {
 	}
 	n.users = c.Mentions.Users // is_user_mention
 	if c.Mentions.Room == true {
-		may, err := mayNotifyRoom(tx, e) // is_room_mention
+		may, err := mayNotify(tx, e, "room") // is_room_mention
 		if err != nil {
 			return n, err
 		}
@@ -212,8 +212,9 @@ func hasAny(b []byte, subs ...string) bool {
 	return false
 }
 
-// mayNotifyRoom reports whether the sender may mention everybody.
-func mayNotifyRoom(tx *store.Tx, e *store.Stored) (bool, error) {
+// mayNotify reports whether the sender has the power for notifications of a kind;
+// "room" is a mention of everybody.
+func mayNotify(tx *store.Tx, e *store.Stored, kind string) (bool, error) {
 	create, err := tx.Event(e.Room.Create())
 	if err != nil {
 		return false, err
@@ -226,7 +227,7 @@ func mayNotifyRoom(tx *store.Tx, e *store.Stored) (bool, error) {
 	if err != nil {
 		return false, nil // power levels that nobody understands allow nothing
 	}
-	return levels.User(e.Sender) >= levels.Notification("room"), nil
+	return levels.User(e.Sender) >= levels.Notification(kind), nil
 }
 
 // readUpTo says how far a user has read.
@@ -276,6 +277,14 @@ func (s *syncer) unread(v *viewer, m *store.Membership, out *JoinedRoom) error {
 	if err != nil {
 		return err
 	}
+	if s.judge == nil {
+		rules, err := s.n.push.rules(s.tx, s.req.User)
+		if err != nil {
+			return err
+		}
+		s.judge = &judge{tx: s.tx, user: s.req.User, rules: rules, work: pushWork}
+	}
+	s.judge.joined = v.room.Joined
 	byThread := s.filter.Room.Timeline.UnreadThreads
 	sent := map[string]bool{}
 	scanned := 0
@@ -293,8 +302,17 @@ func (s *syncer) unread(v *viewer, m *store.Membership, out *JoinedRoom) error {
 			sent[n.thread] = true
 			continue
 		}
+		if n.pos <= read.threads[n.thread] || sent[n.thread] || s.ignored.has(n.sender) {
+			continue
+		}
 		loud := n.loud || slices.Contains(n.users, s.req.User)
-		if !n.notify && !loud || n.pos <= read.threads[n.thread] || sent[n.thread] || s.ignored.has(n.sender) {
+		notify := n.notify || loud
+		if s.judge.rules != nil {
+			if notify, loud, err = s.judge.notice(n.id); err != nil {
+				return err
+			}
+		}
+		if !notify {
 			continue
 		}
 		u := &out.Unread
@@ -310,6 +328,17 @@ func (s *syncer) unread(v *viewer, m *store.Membership, out *JoinedRoom) error {
 		u.add(loud)
 	}
 	return nil
+}
+
+// notice applies the user's rules to an event. What was redacted is silent.
+func (j *judge) notice(id event.ID) (notify, loud bool, err error) {
+	e, err := j.tx.Event(id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && e.RedactedBy != "" {
+		return false, false, nil
+	} else if err != nil {
+		return false, false, err
+	}
+	return j.verdict(e)
 }
 
 func (u *Unread) add(loud bool) {

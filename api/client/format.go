@@ -3,7 +3,6 @@ package client
 import (
 	"encoding/json"
 	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/tokenim/tokenim/node"
@@ -158,7 +157,7 @@ func appendIDs(b []byte, users []event.UserID) []byte {
 // wanted reports whether any of the event_fields lies in a top-level property.
 func wanted(fields []string, name string) bool {
 	for _, f := range fields {
-		if head, _ := cutPath(f); head == name {
+		if head, _ := node.CutPath(f); head == name {
 			return true
 		}
 	}
@@ -171,7 +170,7 @@ func wanted(fields []string, name string) bool {
 func pick(object json.RawMessage, fields []string, name string) json.RawMessage {
 	var paths []string
 	for _, f := range fields {
-		head, rest := cutPath(f)
+		head, rest := node.CutPath(f)
 		if head != name {
 			continue
 		}
@@ -194,7 +193,7 @@ func pickPaths(object json.RawMessage, paths []string, depth int) json.RawMessag
 	whole := map[string]bool{}
 	below := map[string][]string{}
 	for _, p := range paths {
-		head, rest := cutPath(p)
+		head, rest := node.CutPath(p)
 		if rest == "" {
 			whole[head] = true
 		} else {
@@ -215,26 +214,4 @@ func pickPaths(object json.RawMessage, paths []string, depth int) json.RawMessag
 		return json.RawMessage("{}")
 	}
 	return raw
-}
-
-// cutPath takes the first part off a dot-separated property path, in which a
-// backslash escapes a dot or a backslash (Appendices, Dot-separated property paths).
-func cutPath(path string) (head, rest string) {
-	if !strings.Contains(path, `\`) {
-		head, rest, _ = strings.Cut(path, ".")
-		return head, rest
-	}
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		switch c := path[i]; {
-		case c == '\\' && i+1 < len(path) && (path[i+1] == '.' || path[i+1] == '\\'):
-			i++
-			b.WriteByte(path[i])
-		case c == '.':
-			return b.String(), path[i+1:]
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String(), ""
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"net/url"
 	"testing"
 )
 
@@ -157,6 +158,71 @@ func TestUnreadCounts(t *testing.T) {
 		alice.say(room, "many")
 	}
 	expect("counts stop somewhere", "100/0")
+}
+
+// The counts follow the push rules that the user set.
+func TestUnreadCountsByOwnRules(t *testing.T) {
+	alice, bob, room := pair(t)
+	rules := v3 + "/pushrules/global/"
+	count := func(what, want string) {
+		t.Helper()
+		a := bob.syncing("").next()
+		got := fmt.Sprint(a.at("rooms", "join", room, "unread_notifications", "notification_count"), "/",
+			a.at("rooms", "join", room, "unread_notifications", "highlight_count"))
+		if got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	set := func(path string, body any) func() {
+		t.Helper()
+		bob.ok("PUT", rules+path, body)
+		return func() { t.Helper(); bob.ok("DELETE", rules+path, nil) }
+	}
+	text := func(body string) string {
+		return alice.send(room, "m.room.message", obj{"msgtype": "m.text", "body": body})
+	}
+	text("hello")
+	cake := text("I like Cake!")
+	alice.send(room, "m.room.message", obj{"body": "bob", "m.mentions": obj{"user_ids": []any{bob.id}}})
+	alice.send(room, "m.room.message", obj{"msgtype": "m.notice", "body": "a notice"})
+	alice.send(room, "org.example.poll", obj{"a.b": obj{"c": 1}, "list": []any{"x"}})
+	loud := []any{"notify", obj{"set_tweak": "highlight"}}
+	count("predefined rules", "3/1")
+	undo := set("room/"+url.PathEscape(room), obj{"actions": []any{}})
+	count("a room that is muted but for mentions", "1/1")
+	undo()
+	undo = set("sender/"+url.PathEscape(string(alice.id)), obj{"actions": []any{}})
+	count("a muted sender", "1/1")
+	undo()
+	undo = set("override/silence", obj{"actions": []any{}, "conditions": []any{obj{"kind": "event_match", "key": "room_id", "pattern": room}}})
+	count("a room that is muted", "0/0")
+	undo()
+	undo = set("content/cake", obj{"actions": loud, "pattern": "cake"})
+	count("a keyword", "3/2")
+	alice.ok("PUT", in(room, "/redact/%s/1", cake), obj{})
+	count("a redacted keyword", "2/1")
+	undo()
+	for what, condition := range map[string]obj{
+		"an exact property": {"kind": "event_property_is", "key": `content.a\.b.c`, "value": 1},
+		"a list":            {"kind": "event_property_contains", "key": "content.list", "value": "x"},
+		"a pattern":         {"kind": "event_match", "key": "type", "pattern": "ORG.example.*"},
+	} {
+		undo = set("underride/poll", obj{"actions": loud, "conditions": []any{condition}})
+		count(what, "3/2")
+		undo()
+	}
+	undo = set("override/pair", obj{"actions": []any{}, "conditions": []any{obj{"kind": "room_member_count", "is": ">2"}}})
+	count("for larger rooms only", "2/1")
+	undo()
+	undo = set("override/odd", obj{"actions": loud, "conditions": []any{obj{"kind": "org.example.unknown"}}})
+	count("a condition that is not known", "2/1")
+	undo()
+	bob.ok("PUT", rules+"override/.m.rule.suppress_notices/enabled", obj{"enabled": false})
+	count("with notices", "3/1")
+	bob.ok("PUT", rules+"override/.m.rule.is_user_mention/actions", obj{"actions": []any{"notify"}})
+	count("a mention without highlight", "3/0")
+	bob.ok("PUT", rules+"override/.m.rule.master/enabled", obj{"enabled": true})
+	count("nothing at all", "0/0")
 }
 
 func TestUnreadThreads(t *testing.T) {
