@@ -87,7 +87,7 @@ func (s *syncer) left(m *store.Membership) error {
 		if err := s.unheld(m, out); err != nil {
 			return err
 		}
-		s.res.Leave = append(s.res.Leave, out)
+		s.endOnly(out)
 		return nil
 	} else if err != nil {
 		return err
@@ -104,13 +104,14 @@ func (s *syncer) left(m *store.Membership) error {
 			since = 0
 		}
 	}
-	if v.lastJoin == 0 {
-		// Never joined: an invite was rejected, or somebody was banned. The user
-		// sees that, and nothing of the room.
+	// Not joined since the token, or ever: an invite was rejected, somebody was
+	// banned, a ban was lifted. The user sees that, and nothing else of the room
+	// is new.
+	if v.lastJoin == 0 || v.lastJoin <= s.since && since == 0 && !s.req.FullState {
 		if err := s.ownEvent(v, m, out); err != nil {
 			return err
 		}
-		s.res.Leave = append(s.res.Leave, out)
+		s.endOnly(out)
 		return nil
 	}
 	p, err := s.timeline(v, since, &out.Timeline)
@@ -138,6 +139,15 @@ func (s *syncer) left(m *store.Membership) error {
 	}
 	s.res.Leave = append(s.res.Leave, out)
 	return nil
+}
+
+// endOnly adds a left room of which nothing is told but how it ended. That is a
+// change of the state, too.
+func (s *syncer) endOnly(out *LeftRoom) {
+	if f := &s.filter.Room.State; s.req.StateAfter && f.room(out.ID) {
+		out.State = slices.DeleteFunc(slices.Clone(out.Timeline.Events), func(e *Shown) bool { return !f.match(e.Event) })
+	}
+	s.res.Leave = append(s.res.Leave, out)
 }
 
 // ownEvent shows nothing but the user's own member event. A resolution of the

@@ -417,6 +417,65 @@ func TestEndOfMembership(t *testing.T) {
 	}
 }
 
+// What changes about the end of a membership that a client knows of is told
+// alone, not with the end of the timeline again.
+func TestLeftAgain(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		alice, bob, room := pair(t)
+		c := bob.syncing("")
+		c.after = after
+		c.next()
+		alice.say(room, "before")
+		me := []string{"m.room.member/" + string(bob.id)}
+		for i, step := range []struct {
+			what string
+			do   func()
+			want []string
+		}{
+			{"ban", func() { alice.member(room, "ban", bob) }, append([]string{"before"}, me...)},
+			{"unban", func() { alice.member(room, "unban", bob) }, me},
+			{"ban again", func() { alice.member(room, "ban", bob) }, me},
+			{"an invite rejected", func() {
+				alice.member(room, "unban", bob)
+				alice.member(room, "invite", bob)
+				c.next()
+				bob.leave(room)
+			}, me},
+			{"joined and left between", func() {
+				bob.join(room)
+				bob.leave(room)
+			}, append(slices.Clone(me), me...)},
+		} {
+			step.do()
+			a := c.next()
+			got := bodies(a.events("rooms", "leave", room, "timeline"))
+			if i == 4 { // told in full, as every room that one newly joined
+				got = got[max(0, len(got)-2):]
+			}
+			hold(t, step.what, got, step.want)
+			if after && i > 0 && i < 4 {
+				hold(t, step.what+": state_after", bodies(a.events("rooms", "leave", room, "state_after")), me)
+			}
+			alice.set(room, "m.room.topic", "", obj{"topic": "not for bob"})
+			hold(t, "after "+step.what, c.next().at("rooms"), nil)
+		}
+	}
+}
+
+// A client that asks for state_after learns of the end of an invite there too:
+// it takes no state from the timeline.
+func TestRejectionInStateAfter(t *testing.T) {
+	s := open(t)
+	alice, bob := s.person("alice"), s.person("bob")
+	room := alice.room(obj{"invite": []any{bob.id}})
+	c := bob.syncing("")
+	c.after = true
+	c.next()
+	bob.leave(room)
+	a := c.next()
+	hold(t, "state_after", bodies(a.events("rooms", "leave", room, "state_after")), []string{"m.room.member/" + string(bob.id)})
+}
+
 func TestBanAfterLeave(t *testing.T) {
 	alice, bob, room := pair(t)
 	c := bob.syncing("")
