@@ -210,7 +210,7 @@ func (req *CreateRequest) powerLevels(creators []event.UserID) (json.RawMessage,
 		"users": json.RawMessage(`{}`), "users_default": json.RawMessage(`0`),
 		"events": json.RawMessage(`{"m.room.name":50,"m.room.avatar":50,"m.room.canonical_alias":50,` +
 			`"m.room.power_levels":100,"m.room.history_visibility":100,"m.room.encryption":100,` +
-			`"m.room.server_acl":100,"m.room.tombstone":150}`),
+			`"m.room.server_acl":100}`),
 		"events_default": json.RawMessage(`0`), "state_default": json.RawMessage(`50`),
 		"ban": json.RawMessage(`50`), "kick": json.RawMessage(`50`), "redact": json.RawMessage(`50`),
 		"invite": json.RawMessage(inviteLevel),
@@ -233,7 +233,8 @@ func (req *CreateRequest) powerLevels(creators []event.UserID) (json.RawMessage,
 		}
 		content["users"] = raw
 	}
-	// The level for tombstones must be higher than state_default.
+	// The level for tombstones must be higher than state_default, unless the
+	// client says otherwise.
 	var events map[string]json.RawMessage
 	var state int64
 	if json.Unmarshal(content["events"], &events) == nil && events != nil && events["m.room.tombstone"] == nil &&

@@ -133,6 +133,7 @@ func TestCreateRoomPowerLevels(t *testing.T) {
 	alice := a.user("alice")
 	for override, want := range map[string]string{
 		``:                                  `"m.room.tombstone":150`,
+		`{"state_default":200}`:             `"m.room.tombstone":201`,
 		`{"events":{}}`:                     `"events":{"m.room.tombstone":150}`,
 		`{"events":{},"state_default":200}`: `"events":{"m.room.tombstone":201}`,
 		`{"users":{"@alice:acme":100,"@ann:acme":50}}`:     `"users":{"@ann:acme":50}`,
