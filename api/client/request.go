@@ -74,7 +74,8 @@ func unmarshal(raw []byte, v any) error {
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong) && wrong.Field != "":
-		return fail(http.StatusBadRequest, "M_BAD_JSON", "value of "+wrong.Field+" has the wrong type")
+		field := wrong.Field[strings.LastIndexByte(wrong.Field, '.')+1:] // before it may stand the name of a Go type
+		return fail(http.StatusBadRequest, "M_BAD_JSON", "value of "+field+" has the wrong type")
 	case err != nil:
 		return fail(http.StatusBadRequest, "M_BAD_JSON", "body does not have the expected form")
 	}

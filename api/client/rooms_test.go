@@ -60,6 +60,15 @@ func TestCreateRoom(t *testing.T) {
 	s.fails(401, "M_MISSING_TOKEN", "POST", v3+"/createRoom", "", obj{})
 }
 
+// What is wrong with a body is said in the words of the specification.
+func TestWrongTypes(t *testing.T) {
+	alice := open(t).person("alice")
+	a := alice.fails(400, "M_BAD_JSON", "POST", v3+"/createRoom", obj{"name": 5})
+	if text := a.str("error"); !strings.Contains(text, "name") || strings.Contains(text, "Request") {
+		t.Errorf("error: %q", text)
+	}
+}
+
 func TestSend(t *testing.T) {
 	s := open(t)
 	alice, bob := s.person("alice"), s.person("bob")
