@@ -67,7 +67,7 @@ func (s *Store) check(ctx context.Context) error {
 	}
 	tx := s.newView()
 	defer tx.end()
-	tx.kept = nil // what is on disk counts
+	tx.kept, tx.scans = nil, nil // what is on disk counts
 	c := &checker{
 		ctx: ctx, tx: tx, events: map[hash]*vertex{}, used: map[Position]string{},
 		rooms: map[hash]*roomRow{}, layers: map[StateID]*layer{}, gaps: map[hash][]hash{},

@@ -186,6 +186,25 @@ func keyReceipt(room hash, typ string, u event.UserID, thread string) []byte {
 	return append(addString(addString(keyHash(kindReceipt, room), typ), string(u)), thread...)
 }
 
+// scanPrefix returns the prefix under which a row is read together with others
+// so often that what was read is kept: memberships and account data of a user,
+// receipts of a room, receipts of a user in a room.
+func scanPrefix(key string) (string, bool) {
+	switch key[0] {
+	case kindMember:
+		return key[:len(key)-len(hash{})], true
+	case kindDataPos, kindRcptPos:
+		return key[:len(key)-8], true
+	case kindReceipt:
+		n := 1 + len(hash{})
+		for range 2 { // type and user
+			n += 2 + int(key[n])<<8 + int(key[n+1])
+		}
+		return key[:n], true
+	}
+	return "", false
+}
+
 // lastNumber is the position at the end of a key.
 func lastNumber(key []byte) Position {
 	return Position(binary.BigEndian.Uint64(key[len(key)-8:]))

@@ -66,15 +66,25 @@ func decodeMembership(u event.UserID, in hash, b []byte) (*Membership, error) {
 
 // Memberships returns the rows of a local user, in no particular order.
 func (tx *Tx) Memberships(u event.UserID) ([]Membership, error) {
-	var all []Membership
-	err := tx.each(keyMembers(u), nil, func(k, v []byte) error {
-		m, err := decodeMembership(u, lastHash(k), v)
-		if err == nil {
-			all = append(all, *m)
-		}
-		return err
+	prefix := keyMembers(u)
+	all, err := scan(tx, prefix, costOfMemberships, func() (all []Membership, err error) {
+		err = tx.each(prefix, nil, func(k, v []byte) error {
+			m, err := decodeMembership(u, lastHash(k), v)
+			if err == nil {
+				all = append(all, *m)
+			}
+			return err
+		})
+		return all, err
 	})
-	return all, err
+	return slices.Clone(all), err
+}
+
+func costOfMemberships(all []Membership) (n int64) {
+	for _, m := range all {
+		n += int64(300 + len(m.Stripped) + len(m.Raw))
+	}
+	return n
 }
 
 // Membership returns one row of a local user, or ErrNotFound.

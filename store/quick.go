@@ -1,6 +1,10 @@
 package store
 
-import "github.com/tokenim/tokenim/node/event"
+import (
+	"fmt"
+
+	"github.com/tokenim/tokenim/node/event"
+)
 
 // Body returns a known event in any status, without how it stands in the graph:
 // as a state names it and clients are shown it. It is what Event returns, for a
@@ -20,9 +24,28 @@ func (tx *Tx) Last(id event.RoomID) (Position, error) {
 	if !ok {
 		return 0, ErrNotFound
 	}
-	r, err := tx.room(h)
+	b, err := tx.get(keyHash(kindRoom, h))
 	if err != nil {
 		return 0, err
 	}
-	return r.last, nil
+	return lastOf(b)
+}
+
+// lastOf reads one field of a roomRow without the lists before it.
+func lastOf(row []byte) (Position, error) {
+	d := decoder{b: row}
+	for n := d.number(); n > 0 && !d.bad; n-- { // heads
+		d.take(uint64(len(hash{})))
+		d.number()
+		d.number()
+	}
+	for n := d.number(); n > 0 && !d.bad; n-- { // leaves
+		d.take(uint64(len(hash{})))
+	}
+	d.number() // state
+	last := Position(d.number())
+	if d.bad {
+		return 0, fmt.Errorf("%w: room row is malformed", errCorrupt)
+	}
+	return last, nil
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"math"
 
 	"github.com/tokenim/tokenim/node/event"
 )
@@ -28,18 +29,37 @@ func (tx *Tx) UserReceipts(r event.RoomID, u event.UserID, types ...string) ([]R
 	}
 	var all []Receipt
 	for _, typ := range types {
-		err := tx.each(keyReceipt(room, typ, u, ""), nil, func(_, v []byte) error {
-			rc, err := tx.receiptAt(r, room, v)
-			if err == nil {
-				all = append(all, *rc)
-			}
-			return err
+		prefix := keyReceipt(room, typ, u, "")
+		some, err := scan(tx, prefix, costOfReceipts, func() (some []Receipt, err error) {
+			err = tx.each(prefix, nil, func(_, v []byte) error {
+				rc, err := tx.receiptAt(r, room, v)
+				if err == nil {
+					some = append(some, *rc)
+				}
+				return err
+			})
+			return some, err
 		})
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, some...)
 	}
 	return all, nil
+}
+
+func costOfReceipts(all []Receipt) int64 { return 300 * int64(len(all)) }
+
+// newestReceipt returns the position of a room's newest receipt, 0 if it has none.
+func (tx *Tx) newestReceipt(room hash) (Position, error) {
+	prefix := keyHash(kindRcptPos, room)
+	return scan(tx, prefix, func(Position) int64 { return 0 }, func() (p Position, err error) {
+		err = tx.eachBack(prefix, keyHashNumber(kindRcptPos, room, math.MaxUint64), func(k, _ []byte) error {
+			p = lastNumber(k)
+			return errStop
+		})
+		return p, err
+	})
 }
 
 // receiptAt returns the receipt at the position that a row of kindReceipt holds.

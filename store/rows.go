@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/tokenim/tokenim/node/event"
@@ -52,10 +53,17 @@ func (tx *Tx) PutAccountData(u event.UserID, a AccountData) error {
 // AllAccountData returns the entries of a user with a position after, in the
 // order of room and type.
 func (tx *Tx) AllAccountData(u event.UserID, after Position) ([]AccountData, error) {
-	var all []AccountData
 	prefix := keyDataPos(u, 0)
 	prefix = prefix[:len(prefix)-8]
-	err := tx.each(prefix, keyDataPos(u, after+1), func(_, v []byte) error {
+	all, err := scan(tx, prefix, costOfData, func() ([]AccountData, error) { return tx.accountData(u, prefix) })
+	all = slices.DeleteFunc(slices.Clone(all), func(a AccountData) bool { return a.Position <= after })
+	return all, err
+}
+
+// accountData reads all entries of a user.
+func (tx *Tx) accountData(u event.UserID, prefix []byte) ([]AccountData, error) {
+	var all []AccountData
+	err := tx.each(prefix, nil, func(_, v []byte) error {
 		d := decoder{b: v}
 		r, typ := event.RoomID(d.text()), d.text()
 		if err := d.end("account data index"); err != nil {
@@ -75,6 +83,13 @@ func (tx *Tx) AllAccountData(u event.UserID, after Position) ([]AccountData, err
 		return all[i].Type < all[j].Type
 	})
 	return all, err
+}
+
+func costOfData(all []AccountData) (n int64) {
+	for _, a := range all {
+		n += int64(150 + len(a.Content))
+	}
+	return n
 }
 
 // Filter returns a stored filter, or ErrNotFound.
@@ -182,6 +197,9 @@ func (tx *Tx) Receipts(r event.RoomID, after Position) ([]Receipt, error) {
 		return nil, nil
 	}
 	var all []Receipt
+	if newest, err := tx.newestReceipt(room); err != nil || newest <= after {
+		return nil, err
+	}
 	start := keyHashNumber(kindRcptPos, room, uint64(after+1))
 	err := tx.each(keyHash(kindRcptPos, room), start, func(k, v []byte) error {
 		rc, err := decodeReceipt(r, k, v)

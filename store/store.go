@@ -81,6 +81,7 @@ type Store struct {
 	failCommit    func() error // tests: fails a commit
 
 	rows   *rowCache
+	scans  *scanCache
 	events *eventCache
 	layers *cache[StateID, *layer]
 	memo   *cache[hash, *layer] // resolutions, also those not stored
@@ -157,6 +158,7 @@ func (s *Store) start() error {
 	s.nextTs = s.db.MaxVersion() + 1
 	s.readers = newReaders(s.db.MaxVersion())
 	s.rows = newRowCache(rowCacheBytes, s.db.MaxVersion())
+	s.scans = newScanCache(scanCacheBytes, s.db.MaxVersion())
 	// Leave room for what Badger adds to a transaction.
 	s.maxBytes, s.maxRows = s.db.MaxBatchSize()*9/10, s.db.MaxBatchCount()*9/10
 	if err := s.readStart(); err != nil {
@@ -262,7 +264,7 @@ func (s *Store) View(fn func(*Tx) error) error {
 
 // newView opens a transaction for reading; end closes it.
 func (s *Store) newView() *Tx {
-	tx := &Tx{s: s, kept: s.rows, epoch: s.events.now()} // the epoch before the snapshot
+	tx := &Tx{s: s, kept: s.rows, scans: s.scans, epoch: s.events.now()} // the epoch before the snapshot
 	tx.readTs = s.readers.enter()
 	tx.snap = s.db.NewTransactionAt(tx.readTs, false)
 	return tx

@@ -59,9 +59,10 @@ type Tx struct {
 	own   *writes   // of this function; nil in a View
 	under []*writes // of functions before it that are not in snap, newest first
 
-	readTs   uint64    // timestamp of snap
-	kept     *rowCache // nil: every row comes from Badger
-	epoch    uint64    // of the event cache when the snapshot was taken
+	readTs   uint64     // timestamp of snap
+	kept     *rowCache  // nil: every row comes from Badger
+	scans    *scanCache // nil in Update and where every row comes from Badger
+	epoch    uint64     // of the event cache when the snapshot was taken
 	totalsOf *totals
 	dirty    bool          // totalsOf differs from the row
 	redacted []hash        // events whose stored form this function changed
@@ -81,39 +82,51 @@ func (tx *Tx) markStale(h hash) {
 func (tx *Tx) get(key []byte) ([]byte, error) {
 	if tx.own != nil {
 		if w, ok := tx.own.rows[string(key)]; ok {
-			return w.found()
+			return found(w.value)
 		}
 		for _, u := range tx.under {
 			if w, ok := u.rows[string(key)]; ok {
-				return w.found()
+				return found(w.value)
 			}
 		}
 	}
 	keep := tx.kept != nil && isKept(key[0])
 	if keep {
 		if v, ok := tx.kept.find(key, tx.readTs); ok {
-			return v, nil
+			return found(v)
 		}
 	}
+	v, err := tx.read(key)
+	if err != nil {
+		return nil, err
+	}
+	if keep {
+		tx.kept.keep(key, v, int64(len(v)), tx.readTs)
+	}
+	return found(v)
+}
+
+// read returns the value of a key in the snapshot, nil if it is not there.
+func (tx *Tx) read(key []byte) ([]byte, error) {
 	item, err := tx.snap.Get(key)
 	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, ErrNotFound
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	v, err := item.ValueCopy(nil)
-	if err == nil && keep {
-		tx.kept.keep(key, v, tx.readTs)
+	if v == nil && err == nil {
+		v = []byte{} // there, and empty
 	}
 	return v, err
 }
 
-func (w write) found() ([]byte, error) {
-	if w.value == nil {
+func found(v []byte) ([]byte, error) {
+	if v == nil {
 		return nil, ErrNotFound
 	}
-	return w.value, nil
+	return v, nil
 }
 
 func (tx *Tx) has(key []byte) (bool, error) {

@@ -416,6 +416,7 @@ func (s *Store) commitTxn(txn *badger.Txn, done *writes) error {
 	}
 	if done != nil {
 		s.rows.committed(done, ts)
+		s.scans.committed(done, ts)
 		s.db.SetDiscardTs(s.readers.advance(ts))
 	}
 	return nil
