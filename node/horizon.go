@@ -37,8 +37,8 @@ func newHorizons() *horizons {
 	return &horizons{begin: map[event.RoomID][]event.ID{}, points: newBudgets(horizonEvery, horizonBurst)}
 }
 
-// roots returns events whose past is not held, none for a room whose create
-// event is in the graph: at most maxRoots, the oldest and the newest.
+// roots returns events whose past is not held, none for a room all of which is in
+// the graph: at most maxRoots, the oldest and the newest.
 func (h *horizons) roots(tx *store.Tx, r event.RoomID) ([]event.ID, error) {
 	h.mu.Lock()
 	ids, ok := h.begin[r]
@@ -64,15 +64,14 @@ func (h *horizons) roots(tx *store.Tx, r event.RoomID) ([]event.ID, error) {
 
 // findRoots walks the whole graph of a room once.
 func findRoots(tx *store.Tx, r event.RoomID) ([]event.ID, error) {
-	whole, err := tx.Has(r.Create())
-	if err != nil || whole {
-		return nil, err
-	}
 	rm, err := tx.Room(r)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
+	}
+	if rm.Gaps == 0 {
+		return nil, nil
 	}
 	all, _, err := tx.Missing(r, rm.Leaves, nil, int(^uint(0)>>1))
 	if err != nil {
@@ -109,12 +108,23 @@ func (h *horizons) add(st *store.Stored) {
 // history.
 func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error {
 	from, r := src.peer, src.room
-	var held, whole bool
+	var (
+		held, whole bool
+		roots       []event.ID
+	)
 	err := n.store.View(func(tx *store.Tx) (err error) {
-		if whole, err = tx.Has(r.Create()); err != nil {
+		// The create event says nothing: its server may have left and come back.
+		rm, err := tx.Room(r)
+		if err != nil {
 			return err
 		}
-		held, err = tx.Has(id)
+		whole = rm.Gaps == 0
+		if held, err = tx.Has(id); err != nil || held || whole {
+			return err
+		}
+		if roots, err = n.horizons.roots(tx, r); len(roots) >= maxRoots {
+			roots = nil // not all of them: they would prove nothing
+		}
 		return err
 	})
 	switch {
@@ -132,7 +142,7 @@ func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error
 		return err
 	}
 	n.learn(answer.Records)
-	if err := n.confirm(ctx, src, id, answer.State); err != nil {
+	if err := n.confirm(ctx, src, id, answer.State, roots); err != nil {
 		return err
 	}
 	x := n.read(r, pdus{answer.Event}, answer.Redactions)[0]
@@ -160,8 +170,11 @@ func (n *Node) extendHorizon(ctx context.Context, src source, id event.ID) error
 
 // confirm asks a second resident for the state before an event and refuses a
 // state that the two do not agree on. Where nobody else can tell, the first is
-// believed: it can claim no event that was not signed and authorized.
-func (n *Node) confirm(ctx context.Context, src source, id event.ID, state []event.ID) error {
+// believed: it can claim no event that was not signed and authorized. But what lies
+// below the horizon is an ancestor of where the graph begins here. A resident that
+// holds all of that and does not know the event proves that it is made up; taking
+// it would cut this node off from those who cannot take it.
+func (n *Node) confirm(ctx context.Context, src source, id event.ID, state, roots []event.ID) error {
 	first, r := src.peer, src.room
 	others, _, err := n.servers(r)
 	if err != nil {
@@ -170,9 +183,11 @@ func (n *Node) confirm(ctx context.Context, src source, id event.ID, state []eve
 	others = slices.DeleteFunc(others, func(s event.Server) bool { return s == first })
 	for _, s := range n.peers.choose(others, askPeers, true) {
 		page, cancel := context.WithTimeout(ctx, callTimeout)
-		answer, err := ask[stateAnswer](page, n, s, CallState, stateRequest{Room: r, Event: id, For: src.want})
+		answer, err := ask[stateAnswer](page, n, s, CallState, stateRequest{Room: r, Event: id, For: src.want, Roots: roots})
 		cancel()
-		if err != nil {
+		if isCode(err, codeNoEvent) {
+			return fmt.Errorf("%w: %s names an event that %s would know", errBadAnswer, first, s)
+		} else if err != nil {
 			continue
 		}
 		if digestOf(sorted(answer.State)) != digestOf(sorted(state)) {
@@ -264,8 +279,8 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 	if err := checkRoom(req.Room); err != nil {
 		return nil, err
 	}
-	if err := checkIDs(req.For, maxWant); err != nil {
-		return nil, err
+	if err := errors.Join(checkIDs(req.For, maxWant), checkIDs(req.Roots, maxRoots)); err != nil {
+		return nil, refuse(codeInvalid, "%v", err)
 	}
 	ends, resident, err := n.grant(from, req.Room, req.For)
 	if err != nil {
@@ -275,6 +290,11 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 	err = n.store.View(func(tx *store.Tx) error {
 		st, err := tx.Event(req.Event)
 		if errors.Is(err, store.ErrNotFound) || err == nil && (st.Status == store.Outlier || st.Room != req.Room) {
+			if whole, err := holdsPast(tx, req.Room, req.Roots); err != nil {
+				return err
+			} else if whole {
+				return refuse(codeNoEvent, "the event is no ancestor of those that the asker's graph begins with")
+			}
 			return refuse(codeNotFound, "the event is not in the graph here")
 		} else if err != nil {
 			return err
@@ -297,6 +317,16 @@ func (n *Node) handleState(_ context.Context, from event.Server, body []byte) (a
 		return err
 	})
 	return answer, err
+}
+
+// holdsPast reports whether events and all their ancestors are held here.
+func holdsPast(tx *store.Tx, r event.RoomID, ids []event.ID) (bool, error) {
+	rm, err := tx.Room(r)
+	if err != nil || rm.Gaps > 0 || len(ids) == 0 {
+		return false, err
+	}
+	unknown, err := absent(tx, ids)
+	return err == nil && len(unknown) == 0, err
 }
 
 // stateIDs lists a state and the auth chain of it and of further events.

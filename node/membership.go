@@ -229,17 +229,26 @@ func (n *Node) takeDirect(ctx context.Context, from event.Server, r event.RoomID
 			return err
 		}
 	}
-	err = n.update(ctx, func(tx *store.Tx, fx *effects) error {
-		_, err := n.commit(tx, fx, e, how{forward: true})
-		return err
-	})
+	// Who is not in the room, as it is seen here, has no more to say than what the
+	// room allows now, and can have no more fetched than a stranger can.
+	resident, err := n.isResident(r, from)
+	if err == nil {
+		err = n.update(ctx, func(tx *store.Tx, fx *effects) error {
+			_, err := n.commit(tx, fx, e, how{forward: true, refuse: !resident})
+			return err
+		})
+	}
 	var missing *missingError
 	switch {
 	case errors.As(err, &missing):
 		// The sender lets its receiver fetch what led to the event.
-		n.peers.want(from, r, []event.ID{e.ID()}, 0)
+		if resident {
+			n.peers.want(from, r, []event.ID{e.ID()}, 0)
+		} else if n.strangers.allow(string(from)) {
+			n.peers.want(from, r, []event.ID{e.ID()}, strangerPages)
+		}
 		return refuse(codeRetry, "what the event refers to is not here")
-	case errors.Is(err, ErrUnknownRoom):
+	case errors.Is(err, ErrUnknownRoom), errors.Is(err, store.ErrNotFound):
 		return errNotHere
 	}
 	return refusal(err)

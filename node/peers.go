@@ -14,6 +14,7 @@ import (
 const (
 	workers     = 32   // peers that are worked with at once
 	maxParcels  = 1000 // parcels waiting for one peer
+	parcelTries = 100  // answers to a parcel that it cannot be taken yet
 	askPeers    = 2    // peers that a doubtful room is compared with
 	retryFirst  = time.Second
 	retryLast   = 5 * time.Minute
@@ -30,6 +31,7 @@ type parcel struct {
 	body   []byte
 	what   event.ID   // for the log
 	reject *rejection // set: the handshake of a leave instead of method and body
+	tries  int        // attempts that the peer answered
 }
 
 // goodbye is the leave of this node's last user in a room. Nobody may see the
@@ -163,6 +165,9 @@ func (ps *peers) send(c parcel) {
 		return
 	}
 	p.parcels = append(p.parcels, c)
+	if ps.connected[c.to] {
+		ps.cancel(p) // the wait is for what could not be taken before
+	}
 	ps.kick(p)
 }
 
@@ -423,25 +428,38 @@ func (ps *peers) postpone(p *peer) {
 }
 
 // deliver hands over a parcel. What the peer refuses is not sent again; what it
-// cannot take yet waits.
+// cannot take yet waits behind the others, and not for ever: nothing holds up what
+// stands behind it.
 func (n *Node) deliver(ctx context.Context, p *peer, c parcel) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := n.hand(ctx, c)
 	n.peers.mu.Lock()
 	defer n.peers.mu.Unlock()
-	if err != nil && (!isRefusal(err) || isCode(err, codeRetry)) {
+	if err != nil && errors.Is(err, event.ErrUnreachable) || ctx.Err() != nil {
 		if p.timer == nil && n.peers.run != nil {
 			n.peers.postpone(p)
 		}
 		return err
 	}
+	p.parcels = slices.Delete(p.parcels, 0, 1) // this goroutine alone removes
+	if c.tries++; err != nil && isPassing(err) && c.tries < parcelTries {
+		p.parcels = append(p.parcels, c)
+		if p.timer == nil && n.peers.run != nil && p.parcels[0].tries >= c.tries { // all have had their turn
+			n.peers.postpone(p)
+		}
+		return err
+	}
 	if err != nil {
-		n.log.Warn("a peer refused an event", "peer", c.to, "event", c.what, "error", err)
+		n.log.Warn("a peer did not take an event", "peer", c.to, "event", c.what, "error", err)
 	}
 	p.failures = 0
-	p.parcels = slices.Delete(p.parcels, 0, 1) // this goroutine alone removes
 	return nil
+}
+
+// isPassing reports whether a peer that answered may answer otherwise later.
+func isPassing(err error) bool {
+	return !isRefusal(err) || isCode(err, codeRetry) || isCode(err, codeUnknown) || isCode(err, codeLimit)
 }
 
 // hand makes the calls of a parcel.

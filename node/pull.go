@@ -82,10 +82,12 @@ func (n *Node) page(ctx context.Context, from event.Server, w *wish) (more bool,
 	if err != nil || len(answer.Events) == 0 {
 		return false, err
 	}
-	if answer.Rest == 0 && w.fresh > 0 { // a long list ends before the gap does
+	// No honest list is longer. One that is brings nothing more by going on.
+	last := answer.Rest <= 0 || w.offset >= maxGap
+	if last && w.fresh > 0 { // a long list ends before the gap does
 		w.begun, w.offset, w.fresh = false, 0, 0
 	}
-	return answer.Rest > 0 || !w.begun, nil
+	return !last || !w.begun, nil
 }
 
 // begin drops what has come meanwhile and sets what is held.

@@ -36,12 +36,14 @@ const (
 	codeTooLarge    = "M_TOO_LARGE"
 	codeMissing     = "M_MISSING_PARAM"
 	codeUnknown     = "M_UNKNOWN"
+	codeLimit       = "M_LIMIT_EXCEEDED"
 	codeUnsupported = "M_UNRECOGNIZED"
 	codeVersion     = "M_INCOMPATIBLE_ROOM_VERSION"
 	codeNoAuthorise = "M_UNABLE_TO_AUTHORISE_JOIN"
 	codeNoGrant     = "M_UNABLE_TO_GRANT_JOIN"
 	codeRetry       = "IM.TOKENIM.RETRY"     // what the event refers to is not here yet; ask again
 	codeNoCommon    = "IM.TOKENIM.NO_COMMON" // the asker's graph begins with what is not known here
+	codeNoEvent     = "IM.TOKENIM.NO_EVENT"  // the event would be known here if it were what the asker takes it for
 )
 
 // pdus are events as they were signed.
@@ -168,6 +170,9 @@ type stateRequest struct {
 	Room  event.RoomID `json:"room_id"`
 	Event event.ID     `json:"event_id"`
 	For   []event.ID   `json:"for,omitempty"` // events whose ancestor it is: who was removed must name them
+	// Roots are events that the asker's graph begins with, and the event is said to
+	// be an ancestor of one. Who holds all their past answers codeNoEvent if not.
+	Roots []event.ID `json:"roots,omitempty"`
 }
 
 // stateAnswer names the state and its auth chain; events are fetched by id.

@@ -215,6 +215,7 @@ type Room struct {
 	Joined  int        // joined members in the current state
 	Invited int
 	Events  int64 // accepted events
+	Gaps    int   // references to prev_events that were not there when their event came (ApplyOptions.Horizon)
 }
 
 // head is a forward extremity with what is needed of it often.
@@ -302,7 +303,7 @@ func (tx *Tx) Room(id event.RoomID) (*Room, error) {
 		return nil, err
 	}
 	r := &Room{
-		ID: id, State: row.state, Last: row.last, Joined: row.joined, Invited: row.invited, Events: row.events,
+		ID: id, State: row.state, Last: row.last, Joined: row.joined, Invited: row.invited, Events: row.events, Gaps: row.gaps,
 		Heads: make([]event.ID, 0, len(row.heads)), Leaves: make([]event.ID, 0, len(row.leaves)),
 	}
 	for _, h := range row.heads {
