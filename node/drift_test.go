@@ -338,3 +338,27 @@ func (e *evil) join(at event.Server, r event.RoomID, u event.UserID) *event.Even
 	e.must(err)
 	return joined
 }
+
+// Whoever gets an event first cannot keep it from others by handing on a copy with
+// a signature that names a key nobody knows.
+func TestUnknownKeyDoesNotKeepGoodCopyOut(t *testing.T) {
+	w, a, b, alice, _, r := pair(t, 69)
+	w.agree(r, acme, birch)
+	e := w.addEvil("evil")
+	end := make(chan struct{})
+	defer close(end)
+	e.call = func(string, []byte) ([]byte, error) { // asked for the key, it does not answer
+		<-end
+		return nil, refuse(codeNotFound, "no")
+	}
+	good, err := a.draftFor(alice, r, "m.room.message", message("x"))
+	w.must(err)
+	bad := strings.Replace(string(good.JSON()), `"ed25519:test"`, `"ed25519:none"`, 1)
+	if err := b.HandleGossip(ctx0, "evil", r, [][]byte{[]byte(bad)}, nil); err == nil || errors.Is(err, event.ErrInvalid) {
+		t.Fatalf("a copy that cannot be checked: %v", err)
+	}
+	if err := b.HandleGossip(ctx0, acme, r, [][]byte{good.JSON()}, nil); err != nil {
+		t.Fatalf("the good copy is not handed on: %v", err)
+	}
+	b.has(good.ID())
+}

@@ -44,6 +44,7 @@ type inbox struct {
 	rooms   map[event.RoomID]*queue
 	turn    []event.RoomID // rooms with work that nobody serves, in order
 	waiting map[event.ID]struct{}
+	unsure  map[event.ID]struct{}        // the same of events whose signature could not be checked yet
 	timers  map[event.RoomID]*time.Timer // running graces
 	closed  bool
 	graces  sync.WaitGroup // one for each timer
@@ -59,11 +60,21 @@ type queue struct {
 func newInbox(n *Node) *inbox {
 	return &inbox{
 		node: n, ready: make(chan struct{}, inboxCrew), rooms: map[event.RoomID]*queue{},
-		waiting: map[event.ID]struct{}{}, timers: map[event.RoomID]*time.Timer{},
+		waiting: map[event.ID]struct{}{}, unsure: map[event.ID]struct{}{}, timers: map[event.RoomID]*time.Timer{},
 	}
 }
 
-// has reports whether an event waits here.
+// marks returns where the id of an arrival is noted. The id does not cover the
+// signatures: a copy whose signature names an unknown key, which anybody can make,
+// must not keep a good one out (protocol C12.6).
+func (b *inbox) marks(a arrival) map[event.ID]struct{} {
+	if a.keys {
+		return b.unsure
+	}
+	return b.waiting
+}
+
+// has reports whether an event waits here whose signature is good.
 func (b *inbox) has(id event.ID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -78,14 +89,14 @@ func (b *inbox) put(r event.RoomID, events []arrival) error {
 	q := b.queue(r)
 	var err error
 	for _, a := range events {
-		if _, ok := b.waiting[a.ID()]; ok {
+		if _, ok := b.marks(a)[a.ID()]; ok {
 			continue
 		}
 		if len(q.events) >= maxQueue {
 			err = errFull
 			break
 		}
-		b.waiting[a.ID()] = struct{}{}
+		b.marks(a)[a.ID()] = struct{}{}
 		q.events = append(q.events, a)
 	}
 	b.schedule(r, q)
@@ -207,12 +218,12 @@ func (b *inbox) finish(r event.RoomID, batch, staged []arrival) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, a := range batch {
-		delete(b.waiting, a.ID())
+		delete(b.marks(a), a.ID())
 	}
 	q := b.rooms[r]
 	for _, a := range staged {
 		if len(q.staged) < maxStaged {
-			b.waiting[a.ID()] = struct{}{}
+			b.marks(a)[a.ID()] = struct{}{}
 			q.staged = append(q.staged, a)
 		}
 	}
