@@ -49,28 +49,34 @@ func (n *testNode) client(b *testing.B, name string) *benchClient {
 
 // call asks and decodes the answer into out.
 func (c *benchClient) call(method, path, body string, out any) {
+	raw := c.raw(method, path, body)
+	if raw != nil && out != nil {
+		if err := json.Unmarshal(raw, out); err != nil {
+			c.b.Error(err)
+		}
+	}
+}
+
+// raw asks and returns the answer, nil if it is no good one.
+func (c *benchClient) raw(method, path, body string) []byte {
 	req, err := http.NewRequest(method, c.base+path, strings.NewReader(body))
 	if err != nil {
 		c.b.Error(err)
-		return
+		return nil
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		c.b.Error(err)
-		return
+		return nil
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != 200 {
 		c.b.Errorf("%s %s: %d %s %v", method, path, resp.StatusCode, raw, err)
-		return
+		return nil
 	}
-	if out != nil {
-		if err := json.Unmarshal(raw, out); err != nil {
-			c.b.Error(err)
-		}
-	}
+	return raw
 }
 
 func (c *benchClient) createRoom() string {

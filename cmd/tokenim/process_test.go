@@ -23,7 +23,7 @@ import (
 
 // process is `tokenim serve` as a process of its own.
 type process struct {
-	t    *testing.T
+	t    testing.TB
 	cfg  Config
 	env  []string
 	cmd  *exec.Cmd
@@ -60,7 +60,7 @@ func program(env []string, args ...string) *exec.Cmd {
 }
 
 // result runs a command of the program to its end and returns its output.
-func result(t *testing.T, env []string, args ...string) string {
+func result(t testing.TB, env []string, args ...string) string {
 	t.Helper()
 	cmd := program(env, args...)
 	var stderr bytes.Buffer
@@ -73,7 +73,7 @@ func result(t *testing.T, env []string, args ...string) string {
 }
 
 // newProcess makes a data directory and starts a node on it.
-func newProcess(t *testing.T, name string, env ...string) *process {
+func newProcess(t testing.TB, name string, env ...string) *process {
 	t.Helper()
 	p := &process{t: t, cfg: Config{Data: filepath.Join(t.TempDir(), name)}, env: env}
 	result(t, env, "init", "--data", p.cfg.Data, "--name", name, "--http", "127.0.0.1:0", "--p2p", "127.0.0.1:0")
