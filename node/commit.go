@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tokenim/tokenim/node/event"
 	"github.com/tokenim/tokenim/node/room"
@@ -308,15 +309,40 @@ func (n *Node) draftBody(tx *store.Tx, r event.RoomID, sender event.UserID, typ 
 		}
 	}
 	b, err = at.Draft(st, sender, typ, key, content, now)
-	if err != nil || len(b.Prev) >= len(rm.Heads) {
+	if err == nil && len(b.Prev) < len(rm.Heads) {
+		// Not all heads fit: the event stands on the state after those it names.
+		if st, err = tx.StateAt(r, b.Prev); err != nil {
+			return b, err
+		}
+		at.Heads, at.HeadDepths = b.Prev, nil
+		b, err = at.Draft(st, sender, typ, key, content, now)
+	}
+	if err != nil || key == nil {
 		return b, err
 	}
-	// Not all heads fit: the event stands on the state after those it names.
-	if st, err = tx.StateAt(r, b.Prev); err != nil {
-		return b, err
+	for _, id := range b.Auth {
+		a, err := tx.Event(id)
+		if err != nil {
+			return b, err
+		}
+		b.Time = timeAfter(a.Event, b.Time, now)
 	}
-	at.Heads, at.HeadDepths = b.Prev, nil
-	return at.Draft(st, sender, typ, key, content, now)
+	return b, nil
+}
+
+// maxLead is how far ahead of the clock the time of an event of this node can be.
+const maxLead = 10 * time.Second
+
+// timeAfter moves the time of an event behind that of an auth event. State
+// resolution orders membership events of one standing by time (Room version 12,
+// Mainline ordering), so two of one user in the same millisecond, or with a clock
+// that was set back in between, would resolve as if the older one came last. What
+// claims a time far ahead is not followed.
+func timeAfter(auth *event.Event, t, now int64) int64 {
+	if auth.Time >= t && auth.Time < now+maxLead.Milliseconds() {
+		return auth.Time + 1
+	}
+	return t
 }
 
 // topicSalt reads the salt of a room's topics from its create event; none is

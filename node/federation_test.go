@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/tokenim/tokenim/federation/simnet"
 	"github.com/tokenim/tokenim/node/event"
@@ -425,5 +426,35 @@ func TestRedactedEventsTravel(t *testing.T) {
 	}
 	if fresh, err := b.ingest(ctx0, source{peer: acme, room: r}, raws(whole.events), nil); fresh != 1 || err != nil {
 		t.Errorf("the good one was not: %d, %v", fresh, err)
+	}
+}
+
+// Membership events of one user follow each other in time even if the clock stands
+// still or is set back: with equal times a fork could resolve to the older one.
+func TestMembershipsFollowInTime(t *testing.T) {
+	w := newWorld(t, 16)
+	now := time.UnixMilli(1_700_000_000_000)
+	w.clock = func() time.Time { return now }
+	a := w.add(acme)
+	alice, ann := a.user("alice"), a.user("ann")
+	r := a.create(alice, CreateRequest{Preset: "public_chat"})
+	last := int64(0)
+	for i := range 6 {
+		if i%2 == 0 {
+			w.must(a.Join(ctx0, ann, r, nil, nil))
+		} else {
+			w.must(a.Leave(ctx0, ann, r, ""))
+		}
+		e := a.stateEvent(r, typeMember, string(ann))
+		if e.Time <= last {
+			t.Errorf("event %d has time %d after %d", i, e.Time, last)
+		}
+		last = e.Time
+		if i == 3 {
+			now = now.Add(-5 * time.Second)
+		}
+	}
+	if max := now.Add(maxLead).UnixMilli(); last > max {
+		t.Errorf("time %d is too far ahead", last)
 	}
 }

@@ -139,25 +139,30 @@ func (n *Node) fromTemplate(r event.RoomID, from event.Server, user event.UserID
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err = event.Sign(event.Body{
+	now := n.cfg.Now().UnixMilli()
+	b := event.Body{
 		Room: r, Type: typeMember, StateKey: &key, Sender: user, Content: content,
-		Prev: sorted(slices.Compact(sorted(t.Prev))), Auth: auth,
-		Depth: min(max(t.Depth, 1), maxDepth), Time: n.cfg.Now().UnixMilli(),
-	}, n.cfg.Key)
+		Prev: sorted(slices.Compact(sorted(t.Prev))), Auth: []event.ID{}, Depth: min(max(t.Depth, 1), maxDepth), Time: now,
+	}
+	for _, a := range auth {
+		b.Auth = append(b.Auth, a.ID())
+		b.Time = timeAfter(a.Event, b.Time, now)
+	}
+	e, err = event.Sign(b, n.cfg.Key)
 	return e, create, err
 }
 
 // templateAuth checks the auth events of a template: signed events of the room
 // at the places where auth events must be taken from, each once.
-func (n *Node) templateAuth(r event.RoomID, user event.UserID, content json.RawMessage, t template) ([]event.ID, error) {
+func (n *Node) templateAuth(r event.RoomID, user event.UserID, content json.RawMessage, t template) ([]received, error) {
 	key := string(user)
 	keys := room.AuthKeys(typeMember, &key, user, content)
 	if len(t.Auth) > len(keys) {
 		return nil, fmt.Errorf("%w: %d auth events", errBadAnswer, len(t.Auth))
 	}
-	ids := make([]event.ID, 0, len(t.Auth))
+	auth := n.read(r, t.Auth, t.Redactions)
 	taken := map[room.Key]bool{}
-	for _, x := range n.read(r, t.Auth, t.Redactions) {
+	for _, x := range auth {
 		if x.err != nil {
 			return nil, fmt.Errorf("%w: %w", errBadAnswer, x.err)
 		}
@@ -169,9 +174,8 @@ func (n *Node) templateAuth(r event.RoomID, user event.UserID, content json.RawM
 			return nil, fmt.Errorf("%w: an auth event of type %.60q", errBadAnswer, x.Type)
 		}
 		taken[k] = true
-		ids = append(ids, x.ID())
 	}
-	return ids, nil
+	return auth, nil
 }
 
 // cosigned takes the copy of our event that a peer sent back, if it is that
