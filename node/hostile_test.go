@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -497,4 +498,30 @@ func TestPoisonInPage(t *testing.T) {
 	w.net.Link(acme, birch)
 	b.say(bob, r, "fine")
 	w.wait("agreement", func() error { return same(a, b, r) })
+}
+
+// A state that a resident hands over is held in memory only up to a bound.
+func TestJoinBundleBound(t *testing.T) {
+	w := newWorld(t, 61, acme, birch)
+	a, b := w.nodes[acme], w.nodes[birch]
+	alice, bob := a.user("alice"), b.user("bob")
+	r := a.create(alice, CreateRequest{Preset: "public_chat"})
+	for i := range 40 { // more than the first answer of the handshake holds
+		a.set(alice, r, "im.example.big", strconv.Itoa(i), `{"x":"`+strings.Repeat("x", 50_000)+`"}`)
+	}
+	for _, limit := range []int{10_000, 1_500_000} { // over by the first answer, and by a later page
+		b.bundleBytes = limit
+		if err := b.Join(ctx0, bob, r, []event.Server{acme}, nil); err == nil {
+			t.Errorf("joined with a state above %d bytes", limit)
+		}
+		w.must(b.store.View(func(tx *store.Tx) error {
+			if _, err := tx.Room(r); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("the room is held: %v", err)
+			}
+			return nil
+		}))
+	}
+	b.bundleBytes = bundleBytes
+	w.must(b.Join(ctx0, bob, r, []event.Server{acme}, nil))
+	w.agree(r, acme, birch)
 }

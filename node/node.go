@@ -73,6 +73,7 @@ type Node struct {
 	hashes      *lru.Cache[store.StateID, digest] // hashes of states
 	gaps        *lru.Cache[string, gap]           // answers that are handed out in pages
 	heavy       chan struct{}                     // limits calls that read much
+	bundleBytes int                               // bytes of events from a peer that wait for their check
 	divergences atomic.Int64
 	mergeAfter  time.Duration // how long many forward extremities are left alone
 	ready       atomic.Bool
@@ -103,7 +104,7 @@ func New(cfg Config) (*Node, error) {
 		Feed: feed.New(), cfg: cfg, store: cfg.Store, net: cfg.Network, log: cfg.Logger,
 		typing: newTyping(), clientSide: newClientSide(), residents: newResidents(), suspects: newSuspects(), horizons: newHorizons(),
 		strangers: newBudgets(strangerEvery, strangerBurst),
-		joins:     turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls),
+		joins:     turns{busy: map[event.RoomID]chan struct{}{}}, heavy: make(chan struct{}, heavyCalls), bundleBytes: bundleBytes,
 	}
 	n.mergeAfter = mergeAfter
 	n.publisher = &publisher{node: n, wakeup: make(chan struct{}, 1)}

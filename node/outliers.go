@@ -14,11 +14,22 @@ const (
 	maxOutliers  = 5000    // events fetched for one event that names unknown auth events
 	outlierBatch = 256     // outliers written in one update
 	outlierBytes = 2 << 20 // bytes of outliers written in one update
+	// bundleBytes bounds the events of a bundle, which is held in memory until all
+	// of it has been checked: a state of some hundred thousand members.
+	bundleBytes = 256 << 20
 )
 
 // bundle is a set of events that have no place in the graph: the state before a
 // join, and the events that authorize them.
 type bundle map[event.ID]received
+
+// size returns the bytes of the events.
+func (b bundle) size() (total int) {
+	for _, x := range b {
+		total += len(x.JSON())
+	}
+	return total
+}
 
 // authState is the state that an event's auth events make.
 type authState map[room.Key]*event.Event
@@ -30,9 +41,16 @@ func (s authState) StateEvent(typ, key string) (*event.Event, error) {
 
 // fetchEvents fetches events of a room by id from a peer and adds them to b once
 // they have been read and their signatures checked. Events that the peer does not
-// have or that are bad copies are missing from b afterwards.
+// have or that are bad copies are missing from b afterwards. A bundle beyond
+// bundleBytes is a bad answer.
 func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bundle) error {
-	for len(ids) > 0 {
+	for size := b.size(); ; {
+		if size > n.bundleBytes {
+			return fmt.Errorf("%w: more than %d bytes of events", errBadAnswer, n.bundleBytes)
+		}
+		if len(ids) == 0 {
+			return nil
+		}
 		k := min(len(ids), maxIDs)
 		page, cancel := context.WithTimeout(ctx, pageTimeout)
 		answer, err := ask[eventsAnswer](page, n, src.peer, CallEvents, eventsRequest{Room: src.room, Events: ids[:k], For: src.want})
@@ -57,6 +75,7 @@ func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bu
 				return fmt.Errorf("%w: an event that was not asked for", errBadAnswer)
 			}
 			b[x.ID()] = x
+			size += len(x.JSON())
 			last = x.ID()
 		}
 		// The answer is in the order of the request and ends where it is full: what
@@ -68,7 +87,6 @@ func (n *Node) fetchEvents(ctx context.Context, src source, ids []event.ID, b bu
 			}
 		}
 	}
-	return nil
 }
 
 // order sorts a bundle so that auth events stand before the events that name
