@@ -24,15 +24,13 @@ const maxPeerTopics = 50_000
 // no mesh keeps a hole where a removed peer was. Messages without access never
 // reach the router, which would remember their ids and drop honest copies.
 type inGuard struct {
-	network.Stream
+	*endingStream
 	see    func(topic string) bool
 	stray  func(topic string)      // a message without access was dropped
 	graft  func(topic string) bool // a new follower belongs into the mesh at once
 	pruned func(topic string)      // the router is about to get a PRUNE
 
-	frames chan []byte // from pump to Read
-	ended  chan struct{}
-	once   sync.Once
+	frames chan []byte   // from pump to Read
 	wake   chan struct{} // capacity 1: touched is not empty
 	err    error         // why frames was closed; written before that
 
@@ -51,12 +49,12 @@ type inGuard struct {
 // newInGuard makes the guard of a stream of a peer.
 func (n *Network) newInGuard(s network.Stream, name event.Server, id peer.ID) *inGuard {
 	return &inGuard{
-		Stream: s,
-		see:    func(topic string) bool { return n.access.see(name, topic) },
-		stray:  n.stray,
-		graft:  func(topic string) bool { return n.graftAtOnce(id, topic) },
-		pruned: func(topic string) { n.tracer.note(meshLink{id, topic}) },
-		frames: make(chan []byte), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		endingStream: newEndingStream(s),
+		see:          func(topic string) bool { return n.access.see(name, topic) },
+		stray:        n.stray,
+		graft:        func(topic string) bool { return n.graftAtOnce(id, topic) },
+		pruned:       func(topic string) { n.tracer.note(meshLink{id, topic}) },
+		frames:       make(chan []byte), wake: make(chan struct{}, 1),
 		said: map[string]bool{}, shown: map[string]bool{}, touched: map[string]struct{}{},
 	}
 }
@@ -238,20 +236,6 @@ func (g *inGuard) topic(p part, topic string) bool {
 
 // id implements frameRules: what a peer wants is checked when it is sent.
 func (g *inGuard) id(protowire.Number, string) bool { return true }
-
-func (g *inGuard) end() { g.once.Do(func() { close(g.ended) }) }
-
-// Close implements network.Stream.
-func (g *inGuard) Close() error { g.end(); return g.Stream.Close() }
-
-// Reset implements network.Stream.
-func (g *inGuard) Reset() error { g.end(); return g.Stream.Reset() }
-
-// ResetWithError implements network.Stream.
-func (g *inGuard) ResetWithError(code network.StreamErrorCode) error {
-	g.end()
-	return g.Stream.ResetWithError(code)
-}
 
 // offer implements frameRules.
 func (g *inGuard) offer(string, string) bool { return true }

@@ -40,7 +40,7 @@ const (
 // peer may see at that moment are written. It tells the peer of topics that it
 // may see since a later moment, and takes back those that it may see no more.
 type outGuard struct {
-	network.Stream
+	*endingStream
 	see sight
 	ids *seenMessages
 
@@ -54,16 +54,14 @@ type outGuard struct {
 	touched map[string]struct{}
 	wanted  *lru.Cache[string, string] // message id -> topic, from the peer's IHAVEs
 
-	wake  chan struct{} // capacity 1: touched is not empty
-	ended chan struct{}
-	once  sync.Once
+	wake chan struct{} // capacity 1: touched is not empty
 }
 
 func newOutGuard(s network.Stream, see sight, ids *seenMessages) *outGuard {
 	return &outGuard{
-		Stream: s, see: see, ids: ids, frame: make(chan struct{}, 1),
+		endingStream: newEndingStream(s), see: see, ids: ids, frame: make(chan struct{}, 1),
 		want: map[string]bool{}, told: map[string]told{}, touched: map[string]struct{}{},
-		wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		wake: make(chan struct{}, 1),
 	}
 }
 
@@ -273,20 +271,6 @@ func (g *outGuard) offered(topic string, ids []string) {
 	for _, id := range ids {
 		wanted.Add(id, topic)
 	}
-}
-
-func (g *outGuard) end() { g.once.Do(func() { close(g.ended) }) }
-
-// Close implements network.Stream.
-func (g *outGuard) Close() error { g.end(); return g.Stream.Close() }
-
-// Reset implements network.Stream.
-func (g *outGuard) Reset() error { g.end(); return g.Stream.Reset() }
-
-// ResetWithError implements network.Stream.
-func (g *outGuard) ResetWithError(code network.StreamErrorCode) error {
-	g.end()
-	return g.Stream.ResetWithError(code)
 }
 
 // sight says whether a peer may see a topic now, and since when.
